@@ -1,0 +1,394 @@
+"""A loaded spec: open its resources, run its pipelines."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import attrs
+import structlog
+
+from candidate_pipeline.build import Built, BuiltResource, build
+from candidate_pipeline.components import Context, Resource
+from candidate_pipeline.engine.plan import Node, Plan
+from candidate_pipeline.engine.run import run_plan
+from candidate_pipeline.engine.wiring import Compiler, Member
+from candidate_pipeline.errors import (
+    CandidatePipelineError,
+    ContractError,
+    MisconfigurationError,
+    RequestError,
+)
+from candidate_pipeline.keys import Column, QueryFeature
+from candidate_pipeline.outcome import Outcome
+from candidate_pipeline.query import Query
+from candidate_pipeline.registry import Registry, installed
+from candidate_pipeline.spec.document import Document
+from candidate_pipeline.spec.loader import load_spec
+from candidate_pipeline.spec.model import STAGES, Dataset, PipelineOptions, RunPolicy, Stage
+from candidate_pipeline.spec.positions import TomlPath
+from candidate_pipeline.spec.problems import Location, Problem, SpecError, nearest
+
+log = structlog.get_logger("candidate_pipeline")
+
+#: Threads for blocking components of one application.
+THREADS: Final = 8
+
+
+def load(
+    config: str | Path = "pipelines.toml",
+    *,
+    data: str | Path | None = None,
+    sets: Sequence[str] = (),
+    only: Iterable[str] | None = None,
+    registry: Registry | None = None,
+) -> App:
+    """Read, check and build the pipelines of a TOML file; nothing is opened yet.
+
+    Args:
+        config: The file.
+        data: A data directory; its `dataset.toml` is applied. Default: the one the spec's resources read.
+        sets: Overrides, `"components.age.max_age='7d'"` each.
+        only: The pipelines whose resources will be opened; default: all.
+        registry: Where names resolve; default: installed plugins.
+
+    Returns:
+        The application: `async with load(...) as app: await app["for_you"].run(viewer=42)`.
+
+    Raises:
+        SpecError: The file or an override has mistakes; all are listed.
+    """
+    return load_document(Document.read(Path(config)), data=data, sets=sets, only=only, registry=registry)
+
+
+def load_document(
+    document: Document,
+    *,
+    data: str | Path | None = None,
+    sets: Sequence[str] = (),
+    only: Iterable[str] | None = None,
+    registry: Registry | None = None,
+) -> App:
+    """As `load`, from a document in memory: `load_document(Document(text))`."""
+    where = None if data is None else Path(data)
+    spec = load_spec(document, installed() if registry is None else registry, data=where, sets=sets)
+    built = build(spec)
+    return App(built, spec.dataset, only=None if only is None else tuple(only))
+
+
+def compose(
+    name: str,
+    *,
+    sources: Sequence[Any],
+    selector: Any,
+    query_hydrators: Sequence[Any] = (),
+    hydrators: Sequence[Any] = (),
+    filters: Sequence[Any] = (),
+    scorers: Sequence[Any] = (),
+    post_selection_hydrators: Sequence[Any] = (),
+    post_selection_filters: Sequence[Any] = (),
+    side_effects: Sequence[Any] = (),
+    inputs: Mapping[str, QueryFeature[Any]] | None = None,
+    resources: Sequence[Resource] = (),
+    run: Mapping[str, RunPolicy] | None = None,
+    result_size: int | None = None,
+    deadline: dt.timedelta | None = None,
+    show: Sequence[Column[Any]] = (),
+) -> App:
+    """An application with one pipeline, from objects instead of TOML.
+
+    Args:
+        name: The pipeline's name.
+        sources: Components; a component is named after its class in snake case, or by a `(name, component)` pair.
+        selector: As `sources`; so are the stages that follow.
+        query_hydrators: A stage.
+        hydrators: A stage.
+        filters: A stage.
+        scorers: A stage.
+        post_selection_hydrators: A stage.
+        post_selection_filters: A stage.
+        side_effects: A stage.
+        inputs: Request parameters and the features they give.
+        resources: What to open before and close after, in this order.
+        run: Engine settings by component name.
+        result_size: How many rows a response holds at most.
+        deadline: How long a request may take.
+        show: Columns to print.
+
+    Raises:
+        SpecError: The wiring is wrong.
+    """
+    given: dict[Stage, Sequence[Any]] = {
+        "query_hydrators": query_hydrators,
+        "sources": sources,
+        "hydrators": hydrators,
+        "filters": filters,
+        "scorers": scorers,
+        "selector": [selector],
+        "post_selection_hydrators": post_selection_hydrators,
+        "post_selection_filters": post_selection_filters,
+        "side_effects": side_effects,
+    }
+    policies = dict(run or {})
+    problems: list[Problem] = []
+    members: dict[Stage, list[Member]] = {}
+    for stage in STAGES:
+        members[stage] = []
+        for entry in given[stage]:
+            label, component = entry if isinstance(entry, tuple) else (_snake(type(entry).__name__), entry)
+            members[stage].append(
+                Member(label, component, stage, policies.get(label, RunPolicy()), place=(stage, label))
+            )
+    flat = [member for stage in members.values() for member in stage]
+
+    def report(code: str, message: str, path: TomlPath, hint: str) -> None:
+        problems.append(Problem(code, message, Location(f"pipeline {name!r}"), hint, ".".join(map(str, path))))
+
+    options = PipelineOptions(result_size=result_size, deadline=deadline)
+    fallbacks = {member.name: member for member in flat}
+    plan = Compiler(name, options, dict(inputs or {}), flat, fallbacks, report, show=tuple(show)).compile()
+    if problems or plan is None:
+        raise SpecError(problems)
+    opened = {f"resource {at}": BuiltResource(f"resource {at}", item, ()) for at, item in enumerate(resources)}
+    return App(Built({name: plan}, opened, {name: tuple(opened)}), None)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+class App:
+    """Pipelines by name, and the resources they share.
+
+    Use it as a context manager: `async with app:` inside an event loop, or `with app:` in a script, where
+    `app["name"].run_sync(...)` then answers requests.
+    """
+
+    def __init__(self, built: Built, dataset: Dataset | None, only: tuple[str, ...] | None = None) -> None:
+        """Wrap a built spec; `load` and `compose` call this."""
+        self.dataset = dataset
+        self._built = built
+        self._only = only
+        self._opened: list[BuiltResource] = []
+        self._executor: ThreadPoolExecutor | None = None
+        self._runner: asyncio.Runner | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        for name in only or ():
+            self[name]
+
+    def __getitem__(self, name: str) -> Pipeline:
+        """A pipeline by name.
+
+        Raises:
+            MisconfigurationError: There is none of that name.
+        """
+        plan = self._built.plans.get(name)
+        if plan is None:
+            hint = nearest(name, self._built.plans) or "the spec has no pipeline"
+            raise MisconfigurationError(f"no pipeline named {name!r}: {hint}")
+        return Pipeline(self, plan)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._built.plans)
+
+    def __len__(self) -> int:
+        return len(self._built.plans)
+
+    def resource(self, name: str) -> Any:
+        """A resource instance by name, for scripts and commands."""
+        try:
+            return self._built.resources[name].instance
+        except KeyError:
+            hint = nearest(name, self._built.resources)
+            raise MisconfigurationError(f"no resource named {name!r}: {hint}") from None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether resources are open."""
+        return self._executor is not None
+
+    @property
+    def executor(self) -> ThreadPoolExecutor:
+        """Where blocking components run.
+
+        Raises:
+            MisconfigurationError: The application is not open.
+        """
+        if self._executor is None:
+            raise MisconfigurationError("the application is not open: use `async with app:` or `with app:`")
+        return self._executor
+
+    async def __aenter__(self) -> Self:
+        """Open the resources in dependency order; those already open are closed again if one fails."""
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="candidate-pipeline")
+        names = self._built.plans if self._only is None else self._only
+        wanted = {resource for name in names for resource in self._built.uses[name]}
+        try:
+            for name, resource in self._built.resources.items():
+                if name in wanted:
+                    await self._open(resource)
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for side effects, then close the resources in reverse order."""
+        if self._background:
+            await asyncio.gather(*self._background, return_exceptions=True)
+        await self._close()
+
+    def __enter__(self) -> Self:
+        """Open the resources on an event loop of the application's own."""
+        runner = asyncio.Runner()
+        try:
+            runner.run(self.__aenter__())
+        except BaseException:
+            runner.close()
+            raise
+        self._runner = runner
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the resources and the event loop."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            with runner:
+                runner.run(self.__aexit__(kind, error, trace))
+
+    async def _open(self, resource: BuiltResource) -> None:
+        try:
+            await _maybe_thread(resource.instance.open)
+        except CandidatePipelineError as error:
+            error.add_note(f"while opening the resource {resource.name!r} ({type(resource.instance).__name__})")
+            raise
+        except Exception as error:
+            what = f"opening the resource {resource.name!r} ({type(resource.instance).__name__}) failed"
+            raise MisconfigurationError(f"{what}: {type(error).__name__}: {error}") from error
+        self._opened.append(resource)
+
+    async def _close(self) -> None:
+        while self._opened:
+            resource = self._opened.pop()
+            try:
+                await _maybe_thread(resource.instance.close)
+            except Exception:
+                log.exception("closing a resource failed", resource=resource.name)
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def run_coroutine(self, coroutine: Any) -> Any:
+        """Run a coroutine on the event loop of `with app:`."""
+        if self._runner is None:
+            coroutine.close()
+            raise MisconfigurationError("the application is not open: use `with app:` around run_sync")
+        return self._runner.run(coroutine)
+
+    def in_background(self, node: Node, outcome: Outcome) -> None:
+        """Start a side effect that the response does not wait for."""
+        task = asyncio.get_running_loop().create_task(self._side_effect(node, outcome))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _side_effect(self, node: Node, outcome: Outcome) -> None:
+        query = outcome.query
+        try:
+            result = node.method(query, outcome, Context(node.name, query.seed))
+            if inspect.isawaitable(result):
+                await asyncio.wait_for(result, node.timeout)
+        except Exception:
+            log.exception("side effect failed", component=node.name, request_id=query.request_id)
+
+
+async def _maybe_thread(method: Any) -> None:
+    """Call a resource's `open` or `close`; a plain def runs in a thread, for it may take long."""
+    if inspect.iscoroutinefunction(method):
+        await method()
+    else:
+        result = await asyncio.to_thread(method)
+        if inspect.isawaitable(result):
+            await result
+
+
+@attrs.frozen(eq=False)
+class Pipeline:
+    """A compiled pipeline of an application."""
+
+    app: App = attrs.field(repr=False)
+    plan: Plan
+
+    async def run(
+        self,
+        *,
+        now: dt.datetime | None = None,
+        seed: int = 0,
+        request_id: str | None = None,
+        **inputs: Any,
+    ) -> Outcome:
+        """Answer one request.
+
+        Args:
+            now: The request's clock; default: the data directory's, else the wall's.
+            seed: The source of all randomness of the request.
+            request_id: A name for logs; default: random.
+            inputs: The pipeline's request parameters.
+
+        Raises:
+            RequestError: An input is wrong or missing, or a component failed that must not.
+        """
+        outcome = await run_plan(self.plan, self.query(now, seed, request_id, inputs), self.app.executor)
+        for phase in self.plan.phases["side_effects"]:
+            for node in phase:
+                self.app.in_background(node, outcome)
+        return outcome
+
+    def run_sync(
+        self, *, now: dt.datetime | None = None, seed: int = 0, request_id: str | None = None, **inputs: Any
+    ) -> Outcome:
+        """As `run`, for scripts: inside `with app:`."""
+        outcome: Outcome = self.app.run_coroutine(self.run(now=now, seed=seed, request_id=request_id, **inputs))
+        return outcome
+
+    def query(self, now: dt.datetime | None, seed: int, request_id: str | None, inputs: Mapping[str, Any]) -> Query:
+        """The query of a request, its inputs checked.
+
+        Raises:
+            RequestError: An input is unknown, missing or of the wrong type.
+        """
+        known = self.plan.inputs
+        for name in inputs:
+            if name not in known:
+                hint = nearest(name, known) or "it takes none"
+                raise RequestError(f"pipeline {self.plan.name!r} has no input {name!r}: {hint}")
+        dataset = self.app.dataset
+        features: dict[QueryFeature[Any], Any] = {}
+        for name, feature in known.items():
+            if name in inputs:
+                value = inputs[name]
+            elif dataset is not None and name in dataset.defaults:
+                value = dataset.defaults[name]
+            elif feature.has_default:
+                continue
+            else:
+                raise RequestError(f"pipeline {self.plan.name!r} needs the input {name!r} ({feature.type.__name__})")
+            try:
+                features[feature] = feature(value).value
+            except ContractError as error:
+                raise RequestError(f"input {name!r}: {error}") from None
+        given: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
+        clock = now if now is not None else (dataset.now if dataset is not None else None)
+        if clock is not None:
+            given["now"] = clock
+        return Query(seed=seed, features=features, **given)

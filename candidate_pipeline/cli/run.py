@@ -1,0 +1,140 @@
+"""`candidate-pipeline run`."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from candidate_pipeline.app import Pipeline, load
+from candidate_pipeline.cli.render import print_explanation, print_outcome
+from candidate_pipeline.cli.setup import console, print_json, quiet_logs
+from candidate_pipeline.errors import RequestError
+from candidate_pipeline.keys import QueryFeature
+from candidate_pipeline.spec.problems import nearest
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    table = "table"
+    json = "json"
+
+
+def run(
+    ctx: typer.Context,
+    pipeline: Annotated[str, typer.Argument(help="The pipeline's name in the spec.")],
+    config: Annotated[Path, typer.Option(help="The spec.")] = Path("pipelines.toml"),
+    data: Annotated[Path | None, typer.Option(help="The data directory. Default: the bundled world.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a value: components.age.max_age=7d.")
+    ] = None,
+    now: Annotated[str | None, typer.Option(help="The request's clock, RFC 3339. Default: the data's.")] = None,
+    seed: Annotated[int, typer.Option(help="The source of all randomness.")] = 0,
+    explain: Annotated[list[str] | None, typer.Option(help="Explain an item, by id or text id.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 20,
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+) -> None:
+    """Run a pipeline once and print its ranked rows and what each component did.
+
+    The pipeline's inputs are options too: `candidate-pipeline run for_you --viewer 42`.
+    """
+    quiet_logs()
+    with _loading(output, f"loading {pipeline}"):
+        app = load(config, data=data, sets=sets or (), only=[pipeline])
+        target = app[pipeline]
+        inputs = parse_inputs(ctx.args, target)
+        clock = _clock(now)
+        app.__enter__()
+    try:
+        with _loading(output, f"running {pipeline}"):
+            outcome = target.run_sync(now=clock, seed=seed, **inputs)
+    finally:
+        app.__exit__(None, None, None)
+    explanations = []
+    for item in explain or ():
+        try:
+            explanations.append(outcome.explain(int(item) if item.lstrip("-").isdigit() else item))
+        except KeyError as error:
+            raise RequestError(error.args[0]) from None
+    if output is Format.json:
+        result = outcome.to_dict()
+        if explain:
+            result["explanations"] = [explanation.as_dict() for explanation in explanations]
+        print_json(result)
+        return
+    if not explanations:
+        print_outcome(console(), outcome, limit)
+    for explanation in explanations:
+        print_explanation(console(), explanation)
+
+
+# Options that are not the command's own are the pipeline's inputs.
+run.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]  # read by LazyCommand
+
+
+class _loading:  # noqa: N801 - used like a function
+    """A spinner on standard error while something takes time."""
+
+    def __init__(self, output: Format, text: str) -> None:
+        from rich.console import Console
+
+        self._status = Console(stderr=True, quiet=output is Format.json).status(text)
+
+    def __enter__(self) -> None:
+        self._status.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+def _clock(text: str | None) -> dt.datetime | None:
+    if text is None:
+        return None
+    try:
+        clock = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise RequestError(f"--now: wanted a time such as 2026-05-01T12:00:00Z, found {text!r}") from None
+    return clock if clock.tzinfo is not None else clock.replace(tzinfo=dt.UTC)
+
+
+def parse_inputs(args: list[str], pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline's inputs from `--name value` or `--name=value` arguments.
+
+    Raises:
+        RequestError: An argument is no input of the pipeline, or its value is not of the input's type.
+    """
+    inputs: dict[str, Any] = {}
+    rest: Iterator[str] = iter(args)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        feature = pipeline.plan.inputs.get(key)
+        if not name.startswith("--") or feature is None:
+            known = [f"--{other}" for other in pipeline.plan.inputs]
+            hint = nearest(argument, known) or f"it takes {', '.join(known) or 'no inputs'}"
+            raise RequestError(f"pipeline {pipeline.plan.name!r} has no option {argument!r}: {hint}")
+        if not equals:
+            try:
+                value = next(rest)
+            except StopIteration:
+                raise RequestError(f"{name} needs a value") from None
+        inputs[key] = _parsed(name, value, feature)
+    return inputs
+
+
+def _parsed(name: str, text: str, feature: QueryFeature[Any]) -> Any:
+    if feature.type is str:
+        return text
+    if feature.type is bool and text in {"true", "false"}:
+        return text == "true"
+    if feature.type in {int, float}:
+        try:
+            return feature.type(text)
+        except ValueError:
+            pass
+    raise RequestError(f"{name}: wanted {feature.type.__name__}, found {text!r} ({feature.doc})")

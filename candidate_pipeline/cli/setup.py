@@ -1,0 +1,39 @@
+"""What the commands share: logging to standard error, and writing to the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any
+
+import structlog
+from rich.console import Console
+
+
+def quiet_logs(level: int = logging.WARNING) -> None:
+    """Send logs to standard error, so that standard output holds the result alone."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console(highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Write a value to standard output as JSON; NaN and infinities become null."""
+    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

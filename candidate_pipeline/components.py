@@ -1,0 +1,167 @@
+"""The seven kinds of component, resources, and the context a component runs in.
+
+A component is an attrs class: its init fields are its options, `reads` and `writes` name the keys it uses. A plain
+`def` is accepted where `async def` is written here; one that computes for long says `blocking = True` and runs in a
+thread. What a component may also declare as class attributes:
+
+* `blocking: bool`: run in a bounded pool of threads.
+* `listwise: bool` (filters, scorers): the answer on one row depends on other rows; it sees live rows only.
+* `safety: bool` (filters): fails closed.
+* `async def prepare(query, ctx)` (hydrators, scorers): started beside the sources; its result is `ctx.prepared`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Collection
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+import attrs
+import numpy as np
+import structlog
+
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.patches import Patch, QueryPatch
+from candidate_pipeline.query import Query
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from candidate_pipeline.keys import Key
+    from candidate_pipeline.outcome import Outcome
+
+T = TypeVar("T")
+MaybeAwaitable: TypeAlias = Awaitable[T] | T
+
+
+@attrs.frozen
+class Context:
+    """What a component may use beside its arguments.
+
+    Args:
+        component: The component's name in the spec.
+        seed: The request's seed.
+        deadline: When the request must be answered, in the event loop's time (seconds), if it has a deadline.
+        prepared: What the component's own `prepare` returned.
+    """
+
+    component: str
+    seed: int = 0
+    deadline: float | None = None
+    prepared: Any = None
+
+    def rng(self) -> np.random.Generator:
+        """A generator that depends on the request's seed and the component's name only."""
+        digest = hashlib.blake2b(self.component.encode(), digest_size=8).digest()
+        return np.random.default_rng([self.seed % 2**64, int.from_bytes(digest, "little")])
+
+    def remaining(self) -> float | None:
+        """Seconds until the deadline, never negative; `None` without one. Call it from the event loop."""
+        return None if self.deadline is None else max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    @property
+    def log(self) -> structlog.stdlib.BoundLogger:
+        """A logger that names the component."""
+        logger: structlog.stdlib.BoundLogger = structlog.get_logger().bind(component=self.component)
+        return logger
+
+
+class Component(Protocol):
+    """What every component has."""
+
+    @property
+    def reads(self) -> Collection[Key]:
+        """The query features and columns it uses."""
+
+    @property
+    def writes(self) -> Collection[Key]:
+        """The query features (query hydrators) or columns it writes."""
+
+
+class QueryHydrator(Component, Protocol):
+    """Adds features to the query."""
+
+    def hydrate(self, query: Query, ctx: Context) -> MaybeAwaitable[QueryPatch]:
+        """Return the features."""
+
+
+class Source(Component, Protocol):
+    """Finds candidates."""
+
+    def fetch(self, query: Query, ctx: Context) -> MaybeAwaitable[Candidates]:
+        """Return a table, best row first."""
+
+
+class Hydrator(Component, Protocol):
+    """Adds columns to candidates."""
+
+    def hydrate(self, query: Query, candidates: Candidates, ctx: Context) -> MaybeAwaitable[Patch]:
+        """Return the columns, one cell a row."""
+
+
+class Filter(Protocol):
+    """Drops candidates. Synchronous and pure."""
+
+    @property
+    def reads(self) -> Collection[Key]:
+        """The query features and columns it uses."""
+
+    def keep(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.bool_]:
+        """Return `bool[n]`: true for rows to keep."""
+
+
+class Scorer(Component, Protocol):
+    """Writes scores or predictions."""
+
+    def score(self, query: Query, candidates: Candidates, ctx: Context) -> MaybeAwaitable[Patch]:
+        """Return the columns, one cell a row."""
+
+
+class Selector(Protocol):
+    """Chooses and orders the rows to return. Synchronous and pure."""
+
+    @property
+    def reads(self) -> Collection[Key]:
+        """The query features and columns it uses."""
+
+    def select(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.intp]:
+        """Return the indices of the chosen rows, best first, without repeats."""
+
+
+class SideEffect(Protocol):
+    """Acts on the outcome after the response."""
+
+    @property
+    def reads(self) -> Collection[Key]:
+        """The query features and columns it uses."""
+
+    def run(self, query: Query, outcome: Outcome, ctx: Context) -> MaybeAwaitable[None]:
+        """Do it; the response does not wait."""
+
+
+@runtime_checkable
+class Resource(Protocol):
+    """A long-lived object that components share: a table, a store, a model, an index.
+
+    It is an attrs class like a component; a field of another component typed with the class is filled by name from
+    `[resources.*]`. `open` may take long (it loads, builds and warms up) and runs once, after the resources it uses.
+    """
+
+    def open(self) -> MaybeAwaitable[None]:
+        """Get ready."""
+
+    def close(self) -> MaybeAwaitable[None]:
+        """Let go of everything."""
+
+
+#: The method that each kind's work is done in.
+METHODS = {
+    "query_hydrator": "hydrate",
+    "source": "fetch",
+    "hydrator": "hydrate",
+    "filter": "keep",
+    "scorer": "score",
+    "selector": "select",
+    "side_effect": "run",
+}

@@ -1,0 +1,1 @@
+"""Compiling a pipeline into a plan, and running requests through it."""

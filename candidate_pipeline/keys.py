@@ -1,0 +1,166 @@
+"""Typed keys: the names under which components exchange values.
+
+A key is a module-level constant. Components index a query or a table of candidates with it and get a value of
+the key's type, so a type checker follows the data from the component that writes it to the one that reads it::
+
+    AUTHOR_ID = Column("shop.author_id", np.int64, doc="Who offers the item.")
+    BUDGET = QueryFeature("shop.budget", float, doc="What the buyer would spend.", unit="EUR")
+
+    query[BUDGET]          # float
+    candidates[AUTHOR_ID]  # NDArray[np.int64]
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+import attrs
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from candidate_pipeline.patches import ColumnUpdate, FeatureUpdate
+
+T = TypeVar("T")
+S = TypeVar("S", bound=np.generic)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+
+
+class _Missing:
+    """The type of `MISSING`: "no default was declared"."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Final = _Missing()
+
+
+def _check_name(_instance: object, _attribute: object, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"a key's name is 'namespace.name' in lower case, found {name!r}")
+
+
+def _key_repr(key: Key) -> str:
+    return f"<{type(key).__name__} {key.name}>"
+
+
+@attrs.frozen(eq=False, repr=False)
+class QueryFeature(Generic[T]):
+    """One value of the query.
+
+    Args:
+        name: Namespaced name, unique over all plugins: `"feed.viewer_id"`.
+        type: The Python type of the value; a value of another type is refused.
+        default: What a reader gets where the feature is absent or failed. Without one, reading an absent or
+            failed feature raises.
+        doc: What the value means and where it comes from.
+        unit: The unit, for quantities.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    type: type[T]
+    default: T | _Missing = attrs.field(default=MISSING, kw_only=True)
+    doc: str = attrs.field(default="", kw_only=True)
+    unit: str = attrs.field(default="", kw_only=True)
+
+    __repr__ = cast("Callable[[object], str]", _key_repr)
+
+    def __call__(self, value: T) -> FeatureUpdate:
+        """Pair the feature with a value, for `query_patch`."""
+        from candidate_pipeline.patches import FeatureUpdate
+
+        return FeatureUpdate(self, value)
+
+    @property
+    def has_default(self) -> bool:
+        """Whether a default was declared."""
+        return not isinstance(self.default, _Missing)
+
+
+@attrs.frozen(eq=False, repr=False)
+class Column(Generic[S]):
+    """One column of the candidates.
+
+    Args:
+        name: Namespaced name, unique over all plugins: `"feed.author_id"`.
+        dtype: The numpy scalar type of a cell. `np.object_` for text.
+        labels: For a fixed-width column, the names its places may have. A writer says which of them it gives; the
+            array is then `[n, given]`, and a place is selected by its label, never by index. A label that is not
+            given is absent, which is not zero. A NaN in a labelled column is an error.
+        width: For a fixed-width column without labels (a vector), its width.
+        default: What null and failed cells hold when read. Without one they hold zero (`None` for objects).
+        terms_of: Marks a column of addends (or of factors, see `factor`) that explain another column, usually
+            `SCORE`; `explain` prints them.
+        factor: With `terms_of`: the cells multiply instead of adding up.
+        doc: What a cell means and where it comes from.
+        unit: The unit, for quantities.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    dtype: type[S]
+    labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    width: int | None = attrs.field(default=None, kw_only=True)
+    default: Any = attrs.field(default=MISSING, kw_only=True)
+    terms_of: Column[Any] | None = attrs.field(default=None, kw_only=True)
+    factor: bool = attrs.field(default=False, kw_only=True)
+    doc: str = attrs.field(default="", kw_only=True)
+    unit: str = attrs.field(default="", kw_only=True)
+
+    __repr__ = cast("Callable[[object], str]", _key_repr)
+
+    def __attrs_post_init__(self) -> None:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"{self.name}: labels must differ, found {self.labels}")
+        if self.labels and self.width is not None:
+            raise ValueError(f"{self.name}: give labels or width, not both")
+
+    def __call__(
+        self, values: ArrayLike, *, valid: ArrayLike | None = None, labels: Sequence[str] | None = None
+    ) -> ColumnUpdate:
+        """Pair the column with its cells, for `patch`.
+
+        Args:
+            values: `[n]`, or `[n, width]` for a fixed-width column, in the order of the candidates.
+            valid: `bool[n]`; false marks a null: the component looked, and there is no value.
+            labels: For a labelled column, the names of the places of `values`; default: all the column's labels.
+        """
+        from candidate_pipeline.patches import ColumnUpdate
+
+        return ColumnUpdate(self, values, valid, None if labels is None else tuple(labels))
+
+    @property
+    def has_default(self) -> bool:
+        """Whether a default was declared."""
+        return not isinstance(self.default, _Missing)
+
+    def row_shape(self, labels: Sequence[str] = ()) -> tuple[int, ...]:
+        """The shape of one cell, `()` or `(width,)`, where a labelled column has the given labels."""
+        if self.labels:
+            return (len(labels),)
+        return () if self.width is None else (self.width,)
+
+    def blank(self, rows: int, labels: Sequence[str] = ()) -> NDArray[S]:
+        """An array of `rows` cells that hold the default, or zero (`None` for objects)."""
+        shape = (rows, *self.row_shape(labels))
+        if self.has_default:
+            return np.full(shape, self.default, dtype=self.dtype)
+        if self.dtype is np.object_:
+            return cast("NDArray[S]", np.full(shape, None, dtype=np.object_))
+        return np.zeros(shape, dtype=self.dtype)
+
+
+Key = QueryFeature[Any] | Column[Any]
+
+ITEM_ID = Column("core.item_id", np.int64, doc="Identity of the candidate. Unsigned ids are reinterpreted as signed.")
+SCORE = Column("core.score", np.float32, doc="What the selector sorts by; null means unscored.")
+
+
+def key_names(keys: Sequence[Key]) -> str:
+    """The names of keys, comma-joined, for messages."""
+    return ", ".join(key.name for key in keys) or "nothing"

@@ -1,0 +1,207 @@
+"""Options: the init fields of a component's attrs class, read from TOML without coercion.
+
+A field says everything once: `max_age: Annotated[timedelta, Gt(timedelta(0)), Doc("Oldest post kept.")] = ...` gives
+the type, the range, the text for help, and the default.
+
+Types: `bool`, `int`, `float` (an integer is accepted), `str`, `Literal`, `datetime` (with a zone), `timedelta`
+(written `"40ms"`, `"5s"`, `"2m"`, `"48h"`, `"7d"`), `Path`, `DataDir`, `tuple[T, ...]`, `Mapping[str, T]`,
+`T | None`, a nested attrs class (a table), and a resource class (the name of a `[resources.*]` entry).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
+
+import annotated_types as at
+import attrs
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@attrs.frozen
+class Doc:
+    """What an option means, for help and schema: `Annotated[float, Doc("Half-life.", unit="h")]`."""
+
+    text: str
+    unit: str = ""
+
+
+@attrs.frozen
+class DataDirectory:
+    """Marks an option that takes the request's data directory (`--data DIR`) unless the spec sets it."""
+
+
+#: The type of an option that is the data directory: of resources that read tables or models from it.
+DataDir: TypeAlias = Annotated[Path, DataDirectory()]
+
+
+@attrs.frozen
+class Option:
+    """One option of a component."""
+
+    name: str
+    type: Any
+    default: Any
+    required: bool
+    doc: str = ""
+    unit: str = ""
+    constraints: tuple[Any, ...] = ()
+    data_dir: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """The type as a person would write it."""
+        return type_name(self.type)
+
+
+def parse_duration(text: str) -> dt.timedelta | None:
+    """`"40ms"`, `"5s"`, `"2m"`, `"48h"` or `"7d"` as a duration, or `None` if it is none of these."""
+    match = _DURATION.fullmatch(text)
+    return dt.timedelta(seconds=float(match[1]) * _SECONDS[match[2]]) if match else None
+
+
+def format_duration(value: dt.timedelta) -> str:
+    """A duration in the largest unit that keeps it whole."""
+    milliseconds = round(value.total_seconds() * 1000)
+    for unit in ("d", "h", "m", "s"):
+        size = int(_SECONDS[unit] * 1000)
+        if milliseconds and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def is_resource_type(hint: Any) -> bool:
+    """Whether an option's type is a resource class: it has `open` and `close` and is no file-like built-in."""
+    return (
+        inspect.isclass(hint)
+        and callable(getattr(hint, "open", None))
+        and callable(getattr(hint, "close", None))
+        and not issubclass(hint, Path)
+    )
+
+
+def split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type hint without its `Annotated` wrapper, and the wrapper's metadata."""
+    if get_origin(hint) is Annotated:
+        inner, *metadata = get_args(hint)
+        return inner, tuple(metadata)
+    return hint, ()
+
+
+def optional_of(hint: Any) -> Any:
+    """`T` for `T | None`, else the hint itself."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        inner = [arg for arg in get_args(hint) if arg is not type(None)]
+        if len(inner) == 1 and len(get_args(hint)) == 2:
+            return inner[0]
+    return hint
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The options of a component class, by name.
+
+    Raises:
+        TypeError: It is not an attrs class, or an annotation cannot be resolved.
+    """
+    if not attrs.has(cls):
+        raise TypeError(f"{cls.__qualname__} is not an attrs class; decorate it with @attrs.frozen or @attrs.define")
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {}
+    for field in attrs.fields(cls):
+        if not field.init or field.alias is None:
+            continue
+        inner, metadata = split(hints[field.name])
+        if get_origin(optional_of(inner)) is Annotated:  # Annotated[...] | None
+            inner_type, more = split(optional_of(inner))
+            inner, metadata = Union[inner_type, None], (*metadata, *more)  # noqa: UP007 - built at run time
+        doc = next((mark for mark in metadata if isinstance(mark, Doc)), Doc(""))
+        default = field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types Factory as a function
+            default = default.factory() if not default.takes_self else None
+        found[field.alias] = Option(
+            name=field.alias,
+            type=inner,
+            default=None if default is attrs.NOTHING else default,
+            required=field.default is attrs.NOTHING,
+            doc=doc.text,
+            unit=doc.unit,
+            constraints=tuple(mark for mark in metadata if isinstance(mark, at.GroupedMetadata | at.BaseMetadata)),
+            data_dir=any(isinstance(mark, DataDirectory) for mark in metadata),
+        )
+    return found
+
+
+def type_name(hint: Any) -> str:
+    """A type as messages and help show it."""
+    hint, _ = split(hint)
+    inner = optional_of(hint)
+    if inner is not hint:
+        return type_name(inner)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(arg) for arg in args)
+    if is_list(hint):
+        return f"list of {type_name(args[0])}" if args else "list"
+    if is_table(hint):
+        return f"table of {type_name(args[1])}" if args else "table"
+    names: dict[Any, str] = {
+        bool: "boolean",
+        int: "integer",
+        float: "number",
+        str: "string",
+        Path: "path",
+        dt.timedelta: "duration such as '40ms', '5s' or '48h'",
+        dt.datetime: "date-time with a zone",
+    }
+    if hint in names:
+        return names[hint]
+    if is_resource_type(hint):
+        return f"name of a resource ({hint.__name__})"
+    return f"table ({hint.__name__})" if attrs.has(hint) else str(getattr(hint, "__name__", hint))
+
+
+def violation(value: Any, constraint: Any) -> str | None:
+    """What a constraint of `annotated_types` wants, if a value breaks it."""
+    marks = list(constraint) if isinstance(constraint, at.GroupedMetadata) else [constraint]
+    for mark in marks:
+        checks: list[tuple[bool, str]] = []
+        if isinstance(mark, at.Gt):
+            checks = [(value > mark.gt, f"more than {_shown(mark.gt)}")]
+        elif isinstance(mark, at.Ge):
+            checks = [(value >= mark.ge, f"at least {_shown(mark.ge)}")]
+        elif isinstance(mark, at.Lt):
+            checks = [(value < mark.lt, f"less than {_shown(mark.lt)}")]
+        elif isinstance(mark, at.Le):
+            checks = [(value <= mark.le, f"at most {_shown(mark.le)}")]
+        elif isinstance(mark, at.MinLen):
+            checks = [(len(value) >= mark.min_length, f"at least {mark.min_length} long")]
+        elif isinstance(mark, at.MaxLen):
+            checks = [(len(value) <= mark.max_length, f"at most {mark.max_length} long")]
+        for good, wanted in checks:
+            if not good:
+                return wanted
+    return None
+
+
+def _shown(bound: Any) -> str:
+    return format_duration(bound) if isinstance(bound, dt.timedelta) else str(bound)
+
+
+def is_list(hint: Any) -> bool:
+    """Whether a type is a sequence other than text."""
+    origin = get_origin(hint) or hint
+    return inspect.isclass(origin) and not issubclass(origin, str) and issubclass(origin, Sequence)
+
+
+def is_table(hint: Any) -> bool:
+    """Whether a type is a mapping."""
+    origin = get_origin(hint) or hint
+    return inspect.isclass(origin) and issubclass(origin, Mapping)

@@ -1,0 +1,196 @@
+"""The registry: which plugins are installed and what they offer.
+
+Names in TOML resolve only through it. A plugin that cannot be loaded becomes a `BrokenPlugin` record, shown by
+`candidate-pipeline components` and in the message for a name of its namespace, and hurts nobody else.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import pluggy
+
+from candidate_pipeline.errors import MisconfigurationError
+from candidate_pipeline.plugin import GROUP, Command, HookSpecs, Kind, Plugin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from candidate_pipeline.keys import Key
+
+
+@attrs.frozen
+class BrokenPlugin:
+    """A plugin that could not be loaded, and why."""
+
+    entry_point: str
+    distribution: str
+    version: str
+    cause: str
+
+
+@attrs.frozen
+class ComponentRef:
+    """A registered component: where it comes from and how to get its class."""
+
+    kind: Kind
+    name: str
+    target: str | type
+    distribution: str
+    version: str
+
+    def load(self) -> type:
+        """The component's class, imported on first use.
+
+        Raises:
+            MisconfigurationError: The module does not import or has no such class.
+        """
+        if isinstance(self.target, type):
+            return self.target
+        loaded = resolve(self.target, f"{self.kind} {self.name} of {self.distribution} {self.version}")
+        if not isinstance(loaded, type):
+            raise MisconfigurationError(f"{self.name}: {self.target} is a {type(loaded).__name__}, wanted a class")
+        return loaded
+
+
+def resolve(target: str, what: str) -> Any:
+    """The object that `"module:name"` names.
+
+    Raises:
+        MisconfigurationError: The module does not import or has no such name.
+    """
+    module_name, _, name = target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise MisconfigurationError(
+            f"{what}: importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        return getattr(module, name) if name else module
+    except AttributeError:
+        raise MisconfigurationError(f"{what}: {module_name} has no {name!r}") from None
+
+
+class Registry:
+    """The plugins that take part, by name.
+
+    Args:
+        plugins: Plugins given directly, beside or instead of installed ones.
+        broken: Plugins that could not be loaded.
+    """
+
+    def __init__(self, plugins: Iterable[Plugin] = (), broken: Iterable[BrokenPlugin] = ()) -> None:
+        self.broken: list[BrokenPlugin] = list(broken)
+        self._components: dict[tuple[Kind, str], ComponentRef] = {}
+        self._commands: dict[str, Command] = {}
+        self._key_sources: list[tuple[Plugin, str]] = []
+        self._keys: dict[str, Key] | None = None
+        self._namespaces: dict[str, str] = {"core": "candidate-pipeline"}
+        for plugin in plugins:
+            self.add(plugin)
+
+    def add(self, plugin: Plugin, distribution: str = "(given)", version: str = "-") -> None:
+        """Add a plugin.
+
+        Raises:
+            MisconfigurationError: Its namespace or a command is taken.
+        """
+        owner = self._namespaces.get(plugin.namespace)
+        if owner is not None:
+            raise MisconfigurationError(f"the namespace {plugin.namespace!r} of {distribution} is taken by {owner}")
+        taken = sorted(set(plugin.commands) & set(self._commands))
+        if taken:
+            raise MisconfigurationError(f"{distribution}: the command {taken[0]!r} is taken by another plugin")
+        self._namespaces[plugin.namespace] = distribution
+        for kind, named in plugin.components.items():
+            for name, target in named.items():
+                full = f"{plugin.namespace}.{name}"
+                self._components[kind, full] = ComponentRef(kind, full, target, distribution, version)
+        self._commands.update(plugin.commands)
+        self._key_sources.append((plugin, distribution))
+        self._keys = None
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """Plugins' commands by the words that call them."""
+        return dict(self._commands)
+
+    def components(self, kind: Kind | None = None) -> list[ComponentRef]:
+        """Registered components, of one kind or all, sorted by kind and name."""
+        refs = (ref for ref in self._components.values() if kind in {None, ref.kind})
+        return sorted(refs, key=lambda ref: (ref.kind, ref.name))
+
+    def find(self, kind: Kind, name: str) -> ComponentRef | None:
+        """The component of a kind and name, if there is one."""
+        return self._components.get((kind, name))
+
+    def kinds_of(self, name: str) -> list[Kind]:
+        """The kinds under which a name is registered."""
+        return [kind for kind, other in self._components if other == name]
+
+    def broken_for(self, name: str) -> BrokenPlugin | None:
+        """The broken plugin that may have offered a name, judged by its namespace."""
+        namespace = name.partition(".")[0]
+        return next((broken for broken in self.broken if broken.entry_point == namespace), None)
+
+    def keys(self) -> dict[str, Key]:
+        """Every key by name.
+
+        Raises:
+            MisconfigurationError: Two plugins define one name, or a module of keys does not import.
+        """
+        if self._keys is None:
+            self._keys = _collect_keys(self._key_sources)
+        return self._keys
+
+
+def _collect_keys(sources: Sequence[tuple[Plugin, str]]) -> dict[str, Key]:
+    from candidate_pipeline import keys as core
+    from candidate_pipeline.merge import ITEM_TEXT_ID
+
+    found: dict[str, Key] = {key.name: key for key in (core.ITEM_ID, core.SCORE, ITEM_TEXT_ID)}
+    for plugin, distribution in sources:
+        given: Iterable[Any] = plugin.keys
+        if isinstance(plugin.keys, str):
+            given = vars(resolve(plugin.keys, f"keys of {distribution}")).values()
+        for key in given:
+            if isinstance(key, core.QueryFeature | core.Column) and found.setdefault(key.name, key) is not key:
+                raise MisconfigurationError(f"{distribution}: a second key is named {key.name!r}; rename one of them")
+    return found
+
+
+def _load_installed() -> Registry:
+    registry = Registry()
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(HookSpecs)
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        distribution = entry.dist.name if entry.dist else "(unknown)"
+        version = entry.dist.version if entry.dist else "-"
+        try:
+            module = entry.load()
+            manager.register(module, name=entry.name)
+            manager.check_pending()
+            hooks = [hook for hook in manager.hook.candidate_pipeline_plugin.get_hookimpls() if hook.plugin is module]
+            if not hooks:
+                raise MisconfigurationError(f"{entry.value} has no hook candidate_pipeline_plugin")
+            plugin = hooks[0].function()
+            if not isinstance(plugin, Plugin):
+                raise MisconfigurationError(f"the hook returned a {type(plugin).__name__}, wanted a Plugin")
+            registry.add(plugin, distribution, version)
+        except Exception as error:
+            registry.broken.append(BrokenPlugin(entry.name, distribution, version, f"{type(error).__name__}: {error}"))
+    return registry
+
+
+_INSTALLED: Final[list[Registry]] = []
+
+
+def installed() -> Registry:
+    """The registry of installed plugins, found once per process."""
+    if not _INSTALLED:
+        _INSTALLED.append(_load_installed())
+    return _INSTALLED[0]

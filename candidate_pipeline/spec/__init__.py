@@ -1,0 +1,1 @@
+"""Reading and checking the TOML that wires plugins together."""

@@ -1,0 +1,216 @@
+"""From TOML values to option values, never coercing, reporting every mistake."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import attrs
+
+from candidate_pipeline.options import (
+    Option,
+    is_list,
+    is_resource_type,
+    is_table,
+    optional_of,
+    options_of,
+    parse_duration,
+    split,
+    type_name,
+    violation,
+)
+from candidate_pipeline.spec.document import Document, describe
+from candidate_pipeline.spec.positions import TomlPath
+from candidate_pipeline.spec.problems import Problem, nearest
+
+
+class _Bad:
+    """The type of `BAD`: "a problem was reported, there is no value"."""
+
+    def __repr__(self) -> str:
+        return "BAD"
+
+
+BAD: Final = _Bad()
+
+
+@attrs.frozen
+class ResourceName:
+    """A reference to a `[resources.*]` entry, resolved when the application is built."""
+
+    name: str
+    wanted: type
+    path: TomlPath
+
+
+@attrs.define
+class Converter:
+    """Converts values of one document.
+
+    Args:
+        document: Where the values stand.
+        resources: The resources there are, by name, with their classes (`None` where that is not known).
+        data: The data directory for options of type `DataDir` that are not set.
+        problems: Mistakes are appended here.
+    """
+
+    document: Document
+    resources: Mapping[str, type | None]
+    data: Path | None
+    problems: list[Problem] = attrs.field(factory=list)
+
+    def report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> _Bad:
+        """Append a problem and return `BAD`."""
+        self.problems.append(self.document.problem(code, message, path, hint=hint, part=part))
+        return BAD
+
+    def table(self, given: Any, options: Mapping[str, Option], path: TomlPath, what: str) -> dict[str, Any]:
+        """The option values of a table, by name; options that are wrong or left at their default are missing.
+
+        Args:
+            given: The TOML table.
+            options: What may stand in it.
+            path: Where it stands.
+            what: What it configures, for messages.
+        """
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            option = options.get(name)
+            if option is None:
+                hint = nearest(name, options) or f"{what} takes no options"
+                self.report("E101", f"unknown key {name!r} for {what}", (*path, name), hint=hint, part="key")
+                continue
+            converted = self.option(value, option, (*path, name))
+            if not isinstance(converted, _Bad):
+                values[name] = converted
+        for name, option in options.items():
+            if name in given:
+                continue
+            if option.data_dir and self.data is not None:
+                values[name] = self.data
+            elif option.required and is_resource_type(option.type):
+                self._only_resource(option, values, path, what)
+            elif option.required:
+                wanted = f"{name} = ... ({type_name(option.type)}){': ' + option.doc if option.doc else ''}"
+                self.report("E103", f"{what} needs the key {name!r}", path, hint=f"add {wanted}", part="key")
+        return values
+
+    def _only_resource(self, option: Option, values: dict[str, Any], path: TomlPath, what: str) -> None:
+        """A resource that is not named is the only one of its class."""
+        fitting = [name for name, cls in self.resources.items() if cls is not None and fits(cls, option.type)]
+        if len(fitting) == 1:
+            values[option.name] = ResourceName(fitting[0], option.type, path)
+            return
+        wanted = option.type.__name__
+        if not fitting and None in self.resources.values():
+            return  # its class could not be loaded, which is reported where it stands
+        found = f"there are {', '.join(fitting)}" if fitting else f"the spec has no resource of class {wanted}"
+        hint = "name one of them" if fitting else "add one under [resources.<name>]"
+        self.report("E103", f"{what} needs the key {option.name!r}, a {wanted}; {found}", path, hint=hint, part="key")
+
+    def option(self, value: Any, option: Option, path: TomlPath) -> Any:
+        """One option's value, or `BAD`."""
+        converted = self.value(value, option.type, path)
+        if isinstance(converted, _Bad) or converted is None:
+            return converted
+        for constraint in option.constraints:
+            wanted = violation(converted, constraint)
+            if wanted is not None:
+                return self.report("E104", f"{option.name}: wanted {wanted}, found {describe(value)}", path)
+        return converted
+
+    def value(self, value: Any, hint: Any, path: TomlPath) -> Any:
+        """A value of a type, or `BAD`."""
+        hint, metadata = split(hint)
+        hint = optional_of(hint)
+        hint, more = split(hint)
+        converted = self._plain(value, hint, path)
+        if isinstance(converted, _Bad):
+            return converted
+        for constraint in (*metadata, *more):
+            wanted = violation(converted, constraint)
+            if wanted is not None:
+                return self.report("E104", f"wanted {wanted}, found {describe(value)}", path)
+        return converted
+
+    def _plain(self, value: Any, hint: Any, path: TomlPath) -> Any:
+        if hint is Any:
+            return value
+        if get_origin(hint) is Literal:
+            choices = get_args(hint)
+            if any(type(value) is type(choice) and value == choice for choice in choices):
+                return value
+            near = nearest(value, [c for c in choices if isinstance(c, str)]) if isinstance(value, str) else ""
+            return self._wrong(value, hint, path, near)
+        if is_table(hint):
+            return self._mapping(value, hint, path)
+        if is_list(hint):
+            return self._sequence(value, hint, path)
+        if is_resource_type(hint):
+            return self._resource(value, hint, path)
+        if attrs.has(hint):
+            return self._nested(value, hint, path)
+        return self._scalar(value, hint, path)
+
+    def _scalar(self, value: Any, hint: Any, path: TomlPath) -> Any:
+        if hint is float and type(value) is int:
+            return float(value)
+        if hint in {bool, int, float, str}:
+            return value if type(value) is hint else self._wrong(value, hint, path)
+        if hint is dt.timedelta:
+            duration = parse_duration(value) if isinstance(value, str) else None
+            return self._wrong(value, hint, path) if duration is None else duration
+        if hint is dt.datetime:
+            return value if isinstance(value, dt.datetime) and value.tzinfo else self._wrong(value, hint, path)
+        if hint is Path:
+            if not isinstance(value, str):
+                return self._wrong(value, hint, path)
+            return self.document.base_of(path) / Path(value).expanduser()
+        return self.report("E203", f"options of type {type_name(hint)} cannot be written in TOML", path)
+
+    def _mapping(self, value: Any, hint: Any, path: TomlPath) -> Any:
+        if not isinstance(value, dict):
+            return self._wrong(value, hint, path)
+        inner = get_args(hint)[1] if get_args(hint) else Any
+        converted = {name: self.value(item, inner, (*path, name)) for name, item in value.items()}
+        return BAD if any(isinstance(item, _Bad) for item in converted.values()) else converted
+
+    def _sequence(self, value: Any, hint: Any, path: TomlPath) -> Any:
+        if not isinstance(value, list):
+            return self._wrong(value, hint, path)
+        inner = get_args(hint)[0] if get_args(hint) else Any
+        converted = tuple(self.value(item, inner, (*path, at)) for at, item in enumerate(value))
+        return BAD if any(isinstance(item, _Bad) for item in converted) else converted
+
+    def _nested(self, value: Any, hint: type, path: TomlPath) -> Any:
+        if not isinstance(value, dict):
+            return self._wrong(value, hint, path)
+        before = len(self.problems)
+        values = self.table(value, options_of(hint), path, hint.__name__)
+        if len(self.problems) > before:
+            return BAD
+        try:
+            return hint(**values)
+        except Exception as error:  # an attrs validator may raise anything
+            return self.report("E204", f"{hint.__name__}: {error}", path)
+
+    def _resource(self, value: Any, hint: type, path: TomlPath) -> Any:
+        if not isinstance(value, str):
+            return self._wrong(value, hint, path)
+        if value not in self.resources:
+            add = nearest(value, self.resources) or f"add a table [resources.{value}]"
+            return self.report("E206", f"no resource {value!r}", path, hint=add)
+        return ResourceName(value, hint, path)
+
+    def _wrong(self, value: Any, hint: Any, path: TomlPath, near: str = "") -> _Bad:
+        return self.report("E102", f"wanted {type_name(hint)}, found {describe(value)}", path, hint=near)
+
+
+def fits(cls: type, wanted: type) -> bool:
+    """Whether a class is of a wanted one; a protocol that cannot be tested is the type checker's business."""
+    try:
+        return issubclass(cls, wanted)
+    except TypeError:
+        return True
