@@ -23,7 +23,7 @@ class PerItemFilter:
     reads: tuple[Key, ...] = ()
     safety: bool = False
 
-    def keep(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.bool_]:  # noqa: ARG002 - the protocol's signature
+    def keep(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.bool_]:
         """Ask the function about each row."""
         answers = (bool(self.function(query, row)) for row in candidates)
         return np.fromiter(answers, dtype=np.bool_, count=len(candidates))
