@@ -40,10 +40,14 @@ def components(
         print_json({"components": described, "broken": broken})
         return
     out = console()
-    if name is None:
-        table = Table("kind", "name", "what it does", "distribution")
+    for distribution in sorted({entry["distribution"] for entry in described}) if name is None else ():
+        table = Table(title=distribution, title_justify="left")
+        table.add_column("kind", no_wrap=True)
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it does", overflow="fold")
         for entry in described:
-            table.add_row(entry["kind"], entry["name"], escape(entry["doc"]), entry["distribution"])
+            if entry["distribution"] == distribution:
+                table.add_row(entry["kind"], entry["name"], escape(entry["doc"]))
         out.print(table)
     for entry in described if name is not None else ():
         out.print(f"[bold]{entry['kind']} {entry['name']}[/bold] ({entry['distribution']})\n{escape(entry['doc'])}")
