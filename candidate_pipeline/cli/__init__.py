@@ -11,6 +11,7 @@ from candidate_pipeline.errors import CandidatePipelineError, MisconfigurationEr
 from candidate_pipeline.plugin import Command
 from candidate_pipeline.registry import installed
 
+#: By the names in `candidate_pipeline.plugin.BUILTIN_COMMANDS`, which plugins cannot take.
 BUILTIN: Final = {
     "run": Command("candidate_pipeline.cli.run:run", help="Run a pipeline and print the ranked, explained result."),
     "check": Command("candidate_pipeline.cli.check:check", help="Check a spec: names, options, wiring."),

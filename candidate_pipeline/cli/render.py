@@ -22,22 +22,34 @@ def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
     query = outcome.query
     inputs = ", ".join(f"{name} {query[key]}" for name, key in outcome.plan.inputs.items() if key in query)
     table = Table(title=f"{outcome.plan.name}: {inputs} at {query.now:%Y-%m-%d %H:%M %Z}", title_justify="left")
-    table.add_column("#", justify="right")
-    table.add_column("item", justify="right", overflow="fold", max_width=20)
-    for column in outcome.plan.show:
-        table.add_column(column.name.rpartition(".")[2].replace("_", " "), overflow="fold")
-    table.add_column("sources")
-    table.add_column("score", justify="right")
+    table.add_column("#", justify="right", no_wrap=True)
+    table.add_column("item", justify="right", no_wrap=True)
+    table.add_column(", ".join(_heading(column.name) for column in outcome.plan.show) or "row", overflow="fold")
+    table.add_column("sources", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
     for row in rows[:limit]:
-        cells = [cell_text(value) for value in row["columns"].values()]
         score = "-" if row["score"] is None else f"{row['score']:.4g}"
-        table.add_row(str(row["rank"]), str(row["item_id"]), *cells, ", ".join(row["sources"]), score)
+        shown = _shown(row["columns"])
+        table.add_row(str(row["rank"]), str(row["item_id"]), shown, ", ".join(row["sources"]), score, end_section=True)
     console.print(table)
     if len(rows) > limit:
         console.print(f"and {len(rows) - limit} more (--limit)")
     print_funnel(console, outcome)
     if outcome.why_short():
         console.print(f"[bold]{escape(outcome.why_short())}[/bold]")
+
+
+def _heading(name: str) -> str:
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def _shown(columns: dict[str, Any]) -> str:
+    """The first shown column on a line of its own, the others below it."""
+    first, *others = [(name, cell_text(value)) for name, value in columns.items()] or [("", "")]
+    rest = " · ".join(
+        f"{_heading(name)}: {text}" if text in {"-", "yes", "no", "failed"} else text for name, text in others
+    )
+    return f"{first[1]}\n[dim]{rest}[/dim]" if rest else first[1]
 
 
 def print_funnel(console: Console, outcome: Outcome) -> None:
