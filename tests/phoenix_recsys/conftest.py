@@ -1,0 +1,106 @@
+"""Shared by the tests of the model library: fixture files and small models, loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jax
+import numpy as np
+import pytest
+
+from phoenix_recsys.artifact import Artifact, load_artifact
+from phoenix_recsys.config import Positions, RankerConfig, RetrievalConfig, TransformerConfig
+from phoenix_recsys.golden.model_files import fields, ranker_config, read_meta
+from phoenix_recsys.golden.report import params_under, read_fixture
+from phoenix_recsys.hashing import HashParams
+from phoenix_recsys.inputs import Embeddings, RankerBatch
+from phoenix_recsys.ranker import RankerOutput
+from phoenix_recsys.tables import EmbeddingTables
+from phoenix_recsys.transforms import init_params, ranker_transform
+
+FIXTURES = Path(__file__).parent / "fixtures"
+TRUNK = TransformerConfig(32, 16, 4, 2, 2, 2.0, 0.125)
+ACTIONS = 5
+
+
+@attrs.frozen(eq=False)
+class TinyRanker:
+    """The May ranker fixture: random weights large enough to feel every part of the model, float32."""
+
+    params: dict[str, Any]
+    batch: RankerBatch
+    embeddings: Embeddings
+    arrays: dict[str, Any]
+    score: Callable[..., RankerOutput]
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The folder of fixture files."""
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def tiny() -> TinyRanker:
+    """The fixture ranker with one jitted program per positions, attention and history length configured."""
+    path = FIXTURES / "may_ranker_tiny.npz"
+    arrays = read_fixture(path)
+    meta = read_meta(path, arrays)
+    programs: dict[tuple[Any, ...], Callable[..., RankerOutput]] = {}
+    params = params_under(arrays, "params/")
+
+    def score(
+        batch: RankerBatch,
+        embeddings: Embeddings,
+        positions: Positions = "anchored",
+        *,
+        attention: Any = "dense",
+        history_seq_len: int | None = None,
+    ) -> RankerOutput:
+        key = (positions, attention, history_seq_len)
+        if key not in programs:
+            config = ranker_config(meta, "float32", positions)
+            if history_seq_len is not None:
+                config = attrs.evolve(config, history_seq_len=history_seq_len)
+            programs[key] = jax.jit(ranker_transform(config, attention=attention).apply)
+        return programs[key](params, batch, embeddings)
+
+    batch = fields(path, arrays, RankerBatch, "in/")
+    return TinyRanker(params, batch, fields(path, arrays, Embeddings, "emb/"), arrays, score)
+
+
+@pytest.fixture(scope="session")
+def small_hashes() -> HashParams:
+    """Hash constants for small vocabularies."""
+    return HashParams.random(3, user_vocab_size=40, item_vocab_size=300, author_vocab_size=50)
+
+
+@pytest.fixture(scope="session")
+def small_ranker(small_hashes: HashParams) -> Artifact:
+    """A freshly initialised trainable ranker, float32, anchored."""
+    config = RankerConfig(TRUNK, ACTIONS, history_seq_len=12, candidate_seq_len=8, fprop_dtype="float32")
+    params = init_params(config, jax.random.PRNGKey(1))
+    return Artifact(config, params, EmbeddingTables.random(1, small_hashes, 32), small_hashes)
+
+
+@pytest.fixture(scope="session")
+def small_retrieval(small_hashes: HashParams) -> Artifact:
+    """A freshly initialised trainable retrieval model, float32."""
+    config = RetrievalConfig(TRUNK, ACTIONS, history_seq_len=12, fprop_dtype="float32")
+    params = init_params(config, jax.random.PRNGKey(2))
+    return Artifact(config, params, EmbeddingTables.random(2, small_hashes, 32), small_hashes)
+
+
+@pytest.fixture(scope="session")
+def published_ranker() -> Artifact:
+    """The ranker of the small published-layout directory."""
+    return load_artifact(FIXTURES / "pipeline_tiny" / "ranker")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Seeded random numbers."""
+    return np.random.default_rng(7)
