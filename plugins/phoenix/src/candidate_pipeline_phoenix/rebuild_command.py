@@ -21,6 +21,6 @@ def rebuild_bundled(
 
     directory = bundled_world() if out is None else out
     build_world(directory)
-    train(data=directory, out=directory / "models", preset="world", resume=False)
+    train(data=directory, out=directory / "models", preset="world", resume=False, half=True)
     size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
     Console().print(f"{directory}: {size / 2**20:.1f} MiB in all", markup=False, highlight=False, soft_wrap=True)

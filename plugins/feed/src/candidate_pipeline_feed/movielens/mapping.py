@@ -42,7 +42,17 @@ CHANNEL_IDS_FROM: Final = 1_000_001
 """User id of the first channel, far above any rater's; the others follow in alphabetical order."""
 
 ML_100K_OVERRIDES: Final[Mapping[str, Value]] = {
-    "components.age.max_age": "40000d",  # films are up to 76 years old
+    # Films are up to 76 years old.
+    "components.age.max_age": "40000d",
+    "resources.posts.retention": "40000d",
+    # The published weights are made for rare negatives: "not interested" at -43 against a favourite at 0.5. Here it
+    # stands for every rating of 1 or 2 stars, and the task is to find films that a person will like.
+    "components.weighted.preset": "none",
+    "components.weighted.weights.favorite": 1.0,
+    "components.weighted.offset": 0.0,
+    # A channel is a genre, not a person: no reason to keep it from standing twice, or below one that is followed.
+    "components.diversity.decay": 1.0,
+    "components.out_of_network.factor": 1.0,
 }
 """Settings for pipelines over the data set: what suits posts of today does not suit films."""
 
