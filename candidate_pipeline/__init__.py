@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from candidate_pipeline.adapters import per_item
     from candidate_pipeline.app import App, Pipeline, compose, load, load_document
     from candidate_pipeline.candidates import Candidates, Row
-    from candidate_pipeline.components import Context, Resource
+    from candidate_pipeline.components import (
+        Context,
+        Filter,
+        Hydrator,
+        QueryHydrator,
+        Resource,
+        Scorer,
+        Selector,
+        SideEffect,
+        Source,
+    )
     from candidate_pipeline.errors import (
         AbsentFeatureError,
         CandidatePipelineError,
@@ -41,7 +51,17 @@ _HOME = {
     "adapters": ("per_item",),
     "app": ("App", "Pipeline", "compose", "load", "load_document"),
     "candidates": ("Candidates", "Row"),
-    "components": ("Context", "Resource"),
+    "components": (
+        "Context",
+        "Filter",
+        "Hydrator",
+        "QueryHydrator",
+        "Resource",
+        "Scorer",
+        "Selector",
+        "SideEffect",
+        "Source",
+    ),
     "errors": (
         "AbsentFeatureError",
         "CandidatePipelineError",
@@ -85,6 +105,8 @@ __all__ = [
     "Doc",
     "Explanation",
     "FailedFeatureError",
+    "Filter",
+    "Hydrator",
     "MisconfigurationError",
     "MissingColumnError",
     "Outcome",
@@ -93,6 +115,7 @@ __all__ = [
     "Plugin",
     "Query",
     "QueryFeature",
+    "QueryHydrator",
     "QueryPatch",
     "Registry",
     "RequestError",
@@ -100,6 +123,10 @@ __all__ = [
     "Row",
     "RunPolicy",
     "SafetyError",
+    "Scorer",
+    "Selector",
+    "SideEffect",
+    "Source",
     "SpecError",
     "compose",
     "hookimpl",

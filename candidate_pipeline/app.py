@@ -17,6 +17,7 @@ import structlog
 
 from candidate_pipeline.build import Built, BuiltResource, build
 from candidate_pipeline.components import Context, Resource
+from candidate_pipeline.engine.calls import call_once
 from candidate_pipeline.engine.plan import Node, Plan
 from candidate_pipeline.engine.run import run_plan
 from candidate_pipeline.engine.wiring import Compiler, Member
@@ -30,7 +31,7 @@ from candidate_pipeline.keys import Column, QueryFeature
 from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.query import Query
 from candidate_pipeline.registry import Registry, installed
-from candidate_pipeline.spec.document import Document
+from candidate_pipeline.spec.document import Document, dotted
 from candidate_pipeline.spec.loader import load_spec
 from candidate_pipeline.spec.model import STAGES, Dataset, PipelineOptions, RunPolicy, Stage
 from candidate_pipeline.spec.positions import TomlPath
@@ -79,8 +80,7 @@ def load_document(
     """As `load`, from a document in memory: `load_document(Document(text))`."""
     where = None if data is None else Path(data)
     spec = load_spec(document, installed() if registry is None else registry, data=where, sets=sets)
-    built = build(spec)
-    return App(built, spec.dataset, only=None if only is None else tuple(only))
+    return App(build(spec), spec.dataset, only=None if only is None else tuple(only))
 
 
 def compose(
@@ -95,6 +95,7 @@ def compose(
     post_selection_hydrators: Sequence[Any] = (),
     post_selection_filters: Sequence[Any] = (),
     side_effects: Sequence[Any] = (),
+    fallbacks: Sequence[Any] = (),
     inputs: Mapping[str, QueryFeature[Any]] | None = None,
     resources: Sequence[Resource] = (),
     run: Mapping[str, RunPolicy] | None = None,
@@ -115,6 +116,7 @@ def compose(
         post_selection_hydrators: A stage.
         post_selection_filters: A stage.
         side_effects: A stage.
+        fallbacks: Components that only take over from others (`on_error = "fallback:<name>"`).
         inputs: Request parameters and the features they give.
         resources: What to open before and close after, in this order.
         run: Engine settings by component name.
@@ -138,22 +140,23 @@ def compose(
     }
     policies = dict(run or {})
     problems: list[Problem] = []
-    members: dict[Stage, list[Member]] = {}
-    for stage in STAGES:
-        members[stage] = []
-        for entry in given[stage]:
-            label, component = entry if isinstance(entry, tuple) else (_snake(type(entry).__name__), entry)
-            members[stage].append(
-                Member(label, component, stage, policies.get(label, RunPolicy()), place=(stage, label))
-            )
-    flat = [member for stage in members.values() for member in stage]
 
     def report(code: str, message: str, path: TomlPath, hint: str) -> None:
-        problems.append(Problem(code, message, Location(f"pipeline {name!r}"), hint, ".".join(map(str, path))))
+        problems.append(Problem(code, message, Location(f"pipeline {name!r}"), hint, dotted(path)))
 
+    def member(entry: Any, stage: Stage, place: TomlPath) -> Member:
+        label, component = entry if isinstance(entry, tuple) else (_snake(type(entry).__name__), entry)
+        return Member(label, component, stage, policies.get(label, RunPolicy()), path=place, place=place)
+
+    members = [member(entry, stage, (stage, at)) for stage in STAGES for at, entry in enumerate(given[stage])]
+    # The compiler gives a fallback the stage of the component that it takes over from.
+    spare = [member(entry, "scorers", ("fallbacks", at)) for at, entry in enumerate(fallbacks)]
+    named = {each.name: each for each in [*members, *spare]}
+    for label in policies:
+        if label not in named:
+            report("E101", f"no component {label!r} to apply the policy to", ("run", label), nearest(label, named))
     options = PipelineOptions(result_size=result_size, deadline=deadline)
-    fallbacks = {member.name: member for member in flat}
-    plan = Compiler(name, options, dict(inputs or {}), flat, fallbacks, report, show=tuple(show)).compile()
+    plan = Compiler(name, options, dict(inputs or {}), members, named, report, show=tuple(show)).compile()
     if problems or plan is None:
         raise SpecError(problems)
     opened = {f"resource {at}": BuiltResource(f"resource {at}", item, ()) for at, item in enumerate(resources)}
@@ -161,7 +164,7 @@ def compose(
 
 
 def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 class App:
@@ -226,7 +229,13 @@ class App:
         return self._executor
 
     async def __aenter__(self) -> Self:
-        """Open the resources in dependency order; those already open are closed again if one fails."""
+        """Open the resources in dependency order; those already open are closed again if one fails.
+
+        Raises:
+            MisconfigurationError: A resource cannot be opened, or the application is open already.
+        """
+        if self.is_open:
+            raise MisconfigurationError("the application is open already")
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="candidate-pipeline")
         names = self._built.plans if self._only is None else self._only
         wanted = {resource for name in names for resource in self._built.uses[name]}
@@ -243,12 +252,21 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for side effects, then close the resources in reverse order."""
-        if self._background:
+        try:
             await asyncio.gather(*self._background, return_exceptions=True)
-        await self._close()
+        finally:
+            await self._close()
 
     def __enter__(self) -> Self:
-        """Open the resources on an event loop of the application's own."""
+        """Open the resources on an event loop of the application's own.
+
+        Raises:
+            MisconfigurationError: A resource cannot be opened, or an event loop runs already.
+        """
+        if _in_event_loop():
+            raise MisconfigurationError(
+                "an event loop runs here already: use `async with app:` and `await ....run(...)`"
+            )
         runner = asyncio.Runner()
         try:
             runner.run(self.__aenter__())
@@ -279,21 +297,29 @@ class App:
         self._opened.append(resource)
 
     async def _close(self) -> None:
+        stopped: BaseException | None = None
         while self._opened:
             resource = self._opened.pop()
             try:
                 await _maybe_thread(resource.instance.close)
             except Exception:
                 log.exception("closing a resource failed", resource=resource.name)
+            except BaseException as error:  # cancelled: the others must be closed all the same
+                stopped = error
         if self._executor is not None:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
+        if stopped is not None:
+            raise stopped
 
     def run_coroutine(self, coroutine: Any) -> Any:
         """Run a coroutine on the event loop of `with app:`."""
         if self._runner is None:
             coroutine.close()
             raise MisconfigurationError("the application is not open: use `with app:` around run_sync")
+        if _in_event_loop():
+            coroutine.close()
+            raise MisconfigurationError("an event loop runs here already: use `await ....run(...)`")
         return self._runner.run(coroutine)
 
     def in_background(self, node: Node, outcome: Outcome) -> None:
@@ -305,11 +331,17 @@ class App:
     async def _side_effect(self, node: Node, outcome: Outcome) -> None:
         query = outcome.query
         try:
-            result = node.method(query, outcome, Context(node.name, query.seed))
-            if inspect.isawaitable(result):
-                await asyncio.wait_for(result, node.timeout)
+            await call_once(node, (query, outcome, Context(node.name, query.seed)), self.executor)
         except Exception:
             log.exception("side effect failed", component=node.name, request_id=query.request_id)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _maybe_thread(method: Any) -> None:
@@ -386,9 +418,12 @@ class Pipeline:
             try:
                 features[feature] = feature(value).value
             except ContractError as error:
-                raise RequestError(f"input {name!r}: {error}") from None
+                where = "" if name in inputs or dataset is None else f" (default_{name} of {dataset.path})"
+                raise RequestError(f"input {name!r}{where}: {error}") from None
         given: dict[str, Any] = {} if request_id is None else {"request_id": request_id}
         clock = now if now is not None else (dataset.now if dataset is not None else None)
+        if clock is not None and clock.tzinfo is None:
+            raise RequestError(f"now: wanted a time with a zone, found {clock.isoformat()}")
         if clock is not None:
             given["now"] = clock
         return Query(seed=seed, features=features, **given)

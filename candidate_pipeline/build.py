@@ -9,7 +9,6 @@ import attrs
 
 from candidate_pipeline.engine.plan import Plan
 from candidate_pipeline.engine.wiring import Compiler, Member
-from candidate_pipeline.keys import Column
 from candidate_pipeline.spec.model import ComponentSpec, FileSpec, PipelineSpec, Stage
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Problem, SpecError
@@ -54,8 +53,10 @@ class _Builder:
     spec: FileSpec
     problems: list[Problem] = attrs.field(factory=list)
     resources: dict[str, BuiltResource] = attrs.field(factory=dict)
+    started: set[str] = attrs.field(factory=set)
 
     def build(self) -> Built:
+        self.problems += self.spec.problems
         for name in self.spec.resources:
             self._resource(name)
         plans, uses = {}, {}
@@ -65,15 +66,16 @@ class _Builder:
                 plans[name] = plan
                 uses[name] = self._uses(pipeline)
         if self.problems:
-            raise SpecError(self.problems)
+            raise SpecError(dict.fromkeys(self.problems))
         return Built(plans, self.resources, uses)
 
     def _report(self, code: str, message: str, path: TomlPath, hint: str = "") -> None:
         self.problems.append(self.spec.document.problem(code, message, path, hint=hint))
 
     def _resource(self, name: str) -> None:
-        if name in self.resources:
+        if name in self.started or name not in self.spec.resources:
             return
+        self.started.add(name)
         spec = self.spec.resources[name]
         needs = tuple(reference.name for reference in references(spec))
         for need in needs:
@@ -91,17 +93,14 @@ class _Builder:
         try:
             return spec.cls(**options)
         except Exception as error:  # a component's own validation may raise anything
-            self._report("E204", f"{spec.name} ({spec.ref.name}) refused its options: {error}", spec.path)
+            if spec.sound:  # else what was reported may well be the reason
+                self._report("E204", f"{spec.name} ({spec.ref.name}) refused its options: {error}", spec.path)
             return None
 
     def _pipeline(self, spec: PipelineSpec) -> Plan | None:
         before = len(self.problems)
-        members = []
-        for stage, components in spec.stages.items():
-            members += [self._member(component, stage) for component in components]
+        members = [self._member(component, stage) for stage, listed in spec.stages.items() for component in listed]
         fallbacks = {name: self._member(component, "scorers") for name, component in spec.fallbacks.items()}
-        if len(self.problems) > before:
-            return None
         compiler = Compiler(
             name=spec.name,
             options=spec.options,
@@ -110,7 +109,8 @@ class _Builder:
             fallbacks={name: member for name, member in fallbacks.items() if member is not None},
             report=self._report,
             path=spec.path,
-            show=tuple(key for key in spec.show if isinstance(key, Column)),
+            show=spec.show,
+            partial=spec.partial or None in members or None in fallbacks.values(),
         )
         plan = compiler.compile()
         return plan if len(self.problems) == before else None

@@ -7,14 +7,16 @@ applies them, so nothing here is ever changed in place and arrays are shared ins
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import numpy as np
 
+from candidate_pipeline.cells import FAILED, NO_WRITER, NULL, VALID, Cells, new_cells, overlay, read_only
 from candidate_pipeline.errors import ContractError, MissingColumnError
 from candidate_pipeline.keys import ITEM_ID, Column, key_names
 from candidate_pipeline.patches import ColumnUpdate, Patch, patch
+from candidate_pipeline.records import column_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,52 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 S = TypeVar("S", bound=np.generic)
-
-NULL: Final = 0
-VALID: Final = 1
-FAILED: Final = 2
-
-#: Writer number of cells whose writer is not recorded (tables made by hand).
-NO_WRITER: Final = -1
-
-
-def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
-@attrs.frozen(eq=False)
-class Cells:
-    """One column's cells.
-
-    Args:
-        values: `[n, ...]`; cells that are not valid hold the column's default.
-        state: `uint8[n]` of `NULL`, `VALID`, `FAILED`, or `None` when every cell is valid.
-        writer: The number of the component that wrote the cells, or `int16[n]` of them.
-        labels: The names of the places of a labelled column.
-    """
-
-    values: NDArray[Any] = attrs.field(converter=_read_only)
-    state: NDArray[np.uint8] | None
-    writer: int | NDArray[np.int16]
-    labels: tuple[str, ...] = ()
-
-    def take(self, index: NDArray[Any]) -> Cells:
-        """The cells of some rows, by index or mask."""
-        state = None if self.state is None else self.state[index]
-        writer = self.writer if isinstance(self.writer, int) else self.writer[index]
-        return Cells(self.values[index], state, writer, self.labels)
-
-    def states(self) -> NDArray[np.uint8]:
-        """The state of every cell, `uint8[n]`."""
-        return np.full(len(self.values), VALID, np.uint8) if self.state is None else self.state
-
-    def writers(self) -> NDArray[np.int16]:
-        """The writer of every cell, `int16[n]`."""
-        if isinstance(self.writer, int):
-            return np.full(len(self.values), self.writer, np.int16)
-        return self.writer
 
 
 class Candidates:
@@ -93,9 +49,9 @@ class Candidates:
             raise ContractError(f"candidates need {ITEM_ID.name}, found columns: {key_names(list(cells))}")
         self._cells = dict(cells)
         self._rows = len(cells[ITEM_ID].values)
-        self._source_bits = source_bits
+        self._source_bits = None if source_bits is None else read_only(source_bits)
         self._source_names = source_names
-        self._dropped_by = dropped_by
+        self._dropped_by = None if dropped_by is None else read_only(dropped_by)
 
     @classmethod
     def of(cls, *updates: ColumnUpdate) -> Candidates:
@@ -107,18 +63,25 @@ class Candidates:
         given = patch(*updates).updates
         if ITEM_ID not in given:
             raise ContractError(f"candidates need {ITEM_ID.name}, found columns: {key_names(list(given))}")
-        rows = len(np.asarray(given[ITEM_ID].values))
-        cells = {column: _new_cells(update, rows, NO_WRITER) for column, update in given.items()}
+        shape = np.shape(given[ITEM_ID].values)
+        if len(shape) != 1:
+            raise ContractError(f"{ITEM_ID.name}: wanted one id a row, found an array of shape {shape}")
+        (rows,) = shape
+        cells = {column: new_cells(update, rows, NO_WRITER) for column, update in given.items()}
         if cells[ITEM_ID].state is not None:
             raise ContractError(f"{ITEM_ID.name} may not be null")
         return cls(cells)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[Column[Any], Any]]) -> Candidates:
-        """A table from one mapping a row; a missing key or `None` is a null."""
+        """A table from one mapping a row; a missing key or `None` is a null, a labelled cell is itself a mapping.
+
+        Raises:
+            ContractError: A row has no item id, a value of the wrong type, or other labels than the rows before it.
+        """
         records = list(rows)
         columns = list(dict.fromkeys(column for record in records for column in record)) or [ITEM_ID]
-        return cls.of(*(_column_of_rows(column, records) for column in columns))
+        return cls.of(*(column_of_rows(column, records) for column in columns))
 
     @classmethod
     def empty(cls) -> Candidates:
@@ -232,7 +195,7 @@ class Candidates:
         for column, entry in update.updates.items():
             if column is ITEM_ID:
                 raise ContractError(f"{ITEM_ID.name} cannot be rewritten")
-            cells[column] = _overlay(cells.get(column), _new_cells(entry, self._rows, writer), column)
+            cells[column] = overlay(cells.get(column), new_cells(entry, self._rows, writer), column)
         return self._evolve(cells=cells)
 
     def with_failed(self, columns: Iterable[Column[Any]], writer: int) -> Candidates:
@@ -241,7 +204,7 @@ class Candidates:
         for column in columns:
             state = np.full(self._rows, FAILED, np.uint8)
             new = Cells(column.blank(self._rows), state, writer)
-            cells[column] = _overlay(cells.get(column), new, column)
+            cells[column] = overlay(cells.get(column), new, column)
         return self._evolve(cells=cells)
 
     def with_null(self, columns: Iterable[Column[Any]], writer: int) -> Candidates:
@@ -251,10 +214,9 @@ class Candidates:
         }
         return self._evolve(cells={**self._cells, **cells}) if cells else self
 
-    def overlaid(self, other: Candidates, columns: Iterable[Column[Any]]) -> Candidates:
-        """A table with the cells of another one's columns laid over its own; the rows are the same."""
-        new = {column: _overlay(self._cells.get(column), other.cells(column), column) for column in columns}
-        return self._evolve(cells={**self._cells, **new})
+    def with_cells(self, cells: Mapping[Column[Any], Cells]) -> Candidates:
+        """A table with some columns' cells replaced by others for the same rows."""
+        return self._evolve(cells={**self._cells, **cells})
 
     def dropping(self, drop: NDArray[np.bool_], component: int) -> Candidates:
         """A table where the rows of `drop` that were alive are marked as dropped by a component."""
@@ -271,11 +233,6 @@ class Candidates:
         cells = {column: attrs.evolve(cell, writer=writer) for column, cell in self._cells.items()}
         return self._evolve(cells=cells)
 
-    def restricted(self, columns: Iterable[Column[Any]]) -> Candidates:
-        """A table with only some columns (and `ITEM_ID`); those that are absent are left out."""
-        wanted = {ITEM_ID, *columns}
-        return self._evolve(cells={column: cells for column, cells in self._cells.items() if column in wanted})
-
     def row(self, at: int) -> Row:
         """One row, for debugging and per-item components."""
         return Row(self, at)
@@ -285,8 +242,14 @@ class Candidates:
 
     def to_records(self) -> list[dict[str, Any]]:
         """Rows as dictionaries of plain Python values by column name; nulls and failures are `None`."""
+        columns = sorted(self._cells.items(), key=lambda pair: pair[0].name)
+        states = {column: cells.states() for column, cells in columns}
         return [
-            {column.name: row[column] for column in sorted(self._cells, key=lambda column: column.name)} for row in self
+            {
+                column.name: cells.plain(row, column) if states[column][row] == VALID else None
+                for column, cells in columns
+            }
+            for row in range(self._rows)
         ]
 
     def _evolve(
@@ -302,7 +265,7 @@ class Candidates:
 
 @attrs.frozen(eq=False)
 class Row:
-    """One candidate: `row[COLUMN]` is a plain Python value, or `None` for a null or failed cell."""
+    """One candidate: `row[COLUMN]` is a plain Python value."""
 
     candidates: Candidates
     at: int
@@ -310,60 +273,12 @@ class Row:
     def __getitem__(self, column: Column[Any]) -> Any:
         """The cell as a Python value; a labelled cell as a dictionary, a vector as a list.
 
+        A null or failed cell gives the column's declared default, or `None`.
+
         Raises:
             MissingColumnError: Nobody wrote the column.
         """
         cells = self.candidates.cells(column)
         if cells.state is not None and cells.state[self.at] != VALID:
             return column.default if column.has_default else None
-        value = cells.values[self.at]
-        if column.labels:
-            return dict(zip(cells.labels, value.tolist(), strict=True))
-        return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-
-
-def _new_cells(update: ColumnUpdate, rows: int, writer: int) -> Cells:
-    values, valid = update.checked(rows)
-    labels = update.given_labels
-    if valid is None:
-        return Cells(values, None, writer, labels)
-    filled = update.column.blank(rows, labels)
-    filled[valid] = values[valid]
-    return Cells(filled, valid.astype(np.uint8), writer, labels)
-
-
-def _overlay(old: Cells | None, new: Cells, column: Column[Any]) -> Cells:
-    """New cells over old ones: valid beats everything, failed beats null."""
-    if old is None or new.state is None:
-        return new
-    old_state = old.states()
-    use_new = (new.state == VALID) | ((old_state != VALID) & (new.state == FAILED)) | (old_state == NULL)
-    if use_new.all():
-        return new
-    if not use_new.any():
-        return old
-    if old.labels != new.labels:
-        raise ContractError(f"{column.name}: some rows have the labels {old.labels}, others {new.labels}")
-    shape = (-1,) + (1,) * (old.values.ndim - 1)
-    return Cells(
-        np.where(use_new.reshape(shape), new.values, old.values),
-        np.where(use_new, new.state, old_state),
-        np.where(use_new, new.writers(), old.writers()),
-        new.labels,
-    )
-
-
-def _column_of_rows(column: Column[Any], records: Sequence[Mapping[Column[Any], Any]]) -> ColumnUpdate:
-    """One column of rows given as mappings; a labelled cell is a mapping from label to value."""
-    given = [record.get(column) for record in records]
-    valid = np.array([value is not None for value in given], dtype=np.bool_)
-    labels = tuple(label for label in column.labels if all(value is None or label in value for value in given))
-    values = column.blank(len(records), labels)
-    for at, value in enumerate(given):
-        if value is None:
-            continue
-        cell = [value[label] for label in labels] if column.labels else value
-        if column.dtype is not np.object_ and not np.can_cast(np.asarray(cell).dtype, column.dtype, "same_kind"):
-            raise ContractError(f"{column.name}: wanted {np.dtype(column.dtype)}, found {value!r:.80} in row {at}")
-        values[at] = cell
-    return column(values, valid=valid, labels=labels if column.labels else None)
+        return cells.plain(self.at, column)

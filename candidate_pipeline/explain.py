@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import attrs
 import numpy as np
 
-from candidate_pipeline.candidates import FAILED, NULL, VALID, Candidates
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import FAILED, NULL, VALID
 from candidate_pipeline.keys import ITEM_ID, Column
 from candidate_pipeline.ordering import ranks_of
 
@@ -54,6 +55,13 @@ class Terms:
     factor: bool
     values: dict[str, float]
 
+    def __str__(self) -> str:
+        """The parts that change anything: addends largest first, factors in order."""
+        if self.factor:
+            return " ".join(f"x {value:.4g} {name}" for name, value in self.values.items() if value != 1) or "x 1"
+        addends = sorted(self.values.items(), key=lambda pair: -abs(pair[1]))
+        return ", ".join(f"{name} {value:+.4g}" for name, value in addends if value) or "0"
+
 
 @attrs.frozen
 class Explanation:
@@ -96,13 +104,7 @@ class Explanation:
         for change in self.scores:
             rank = f"rank {change.rank_before or '-'} -> {change.rank_after}"
             lines.append(f"  {change.scorer}: {_score(change.before)} -> {_score(change.after)}, {rank}")
-        for part in self.terms:
-            parts = sorted(part.values.items(), key=lambda pair: -abs(pair[1]))
-            sign = " x " if part.factor else ", "
-            lines.append(
-                f"  {part.column} ({part.scorer}): "
-                + sign.join(f"{name} {value:+.4g}" for name, value in parts if value)
-            )
+        lines += [f"  {part.column} ({part.scorer}): {part}" for part in self.terms]
         return "\n".join(lines)
 
 
@@ -144,7 +146,7 @@ def _cell(outcome: Outcome, table: Candidates, column: Column[Any], row: int) ->
         state = "null"
     elif states[row] == FAILED:
         state = "failed"
-    value = table.row(row)[column] if state == "valid" else None
+    value = table.cells(column).plain(row, column) if state == "valid" else None
     return CellInfo(column.name, value, state, _writer(outcome, table, column, row))
 
 
@@ -174,7 +176,9 @@ def _terms(outcome: Outcome, table: Candidates, row: int) -> list[Terms]:
         if column.terms_of is None or table.cells(column).states()[row] != VALID:
             continue
         value = table[column][row]
-        labels = table.labels(column) or (column.name.rpartition(".")[2],)
+        name = column.name.rpartition(".")[2]
+        plain = (name,) if column.width is None else tuple(f"{name}[{at}]" for at in range(column.width))
+        labels = table.labels(column) if column.labels else plain
         values = {label: float(x) for label, x in zip(labels, np.atleast_1d(value), strict=True)}
         found.append(Terms(column.name, _writer(outcome, table, column, row), column.factor, values))
     order = {node.name: node.index for node in outcome.plan.nodes}

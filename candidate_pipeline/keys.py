@@ -46,6 +46,18 @@ def _check_name(_instance: object, _attribute: object, name: str) -> None:
         raise ValueError(f"a key's name is 'namespace.name' in lower case, found {name!r}")
 
 
+def _check_type(instance: QueryFeature[Any], _attribute: object, found: Any) -> None:
+    if not isinstance(found, type):
+        raise TypeError(f"{instance.name}: wanted a class such as int, tuple or numpy.ndarray, found {found!r}")
+
+
+def _check_dtype(instance: Column[Any], _attribute: object, found: Any) -> None:
+    if not (isinstance(found, type) and issubclass(found, np.generic)):
+        raise TypeError(f"{instance.name}: wanted a numpy scalar type such as np.int64, found {found!r}")
+    if issubclass(found, np.flexible):
+        raise TypeError(f"{instance.name}: wanted np.object_ for text, found {found.__name__}")
+
+
 def _key_repr(key: Key) -> str:
     return f"<{type(key).__name__} {key.name}>"
 
@@ -64,7 +76,7 @@ class QueryFeature(Generic[T]):
     """
 
     name: str = attrs.field(validator=_check_name)
-    type: type[T]
+    type: type[T] = attrs.field(validator=_check_type)
     default: T | _Missing = attrs.field(default=MISSING, kw_only=True)
     doc: str = attrs.field(default="", kw_only=True)
     unit: str = attrs.field(default="", kw_only=True)
@@ -72,7 +84,11 @@ class QueryFeature(Generic[T]):
     __repr__ = cast("Callable[[object], str]", _key_repr)
 
     def __call__(self, value: T) -> FeatureUpdate:
-        """Pair the feature with a value, for `query_patch`."""
+        """Pair the feature with a value, for `query_patch`.
+
+        Raises:
+            ContractError: The value is not of the feature's type.
+        """
         from candidate_pipeline.patches import FeatureUpdate
 
         return FeatureUpdate(self, value)
@@ -103,7 +119,7 @@ class Column(Generic[S]):
     """
 
     name: str = attrs.field(validator=_check_name)
-    dtype: type[S]
+    dtype: type[S] = attrs.field(validator=_check_dtype)
     labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
     width: int | None = attrs.field(default=None, kw_only=True)
     default: Any = attrs.field(default=MISSING, kw_only=True)
@@ -119,15 +135,21 @@ class Column(Generic[S]):
             raise ValueError(f"{self.name}: labels must differ, found {self.labels}")
         if self.labels and self.width is not None:
             raise ValueError(f"{self.name}: give labels or width, not both")
+        if self.terms_of is not None and not issubclass(self.dtype, np.integer | np.floating):
+            raise ValueError(f"{self.name}: the terms of a score are numbers, found {self.dtype.__name__}")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"{self.name}: a width is at least 1, found {self.width}")
 
     def __call__(
-        self, values: ArrayLike, *, valid: ArrayLike | None = None, labels: Sequence[str] | None = None
+        self, values: ArrayLike | Sequence[Any], *, valid: ArrayLike | None = None, labels: Sequence[str] | None = None
     ) -> ColumnUpdate:
         """Pair the column with its cells, for `patch`.
 
         Args:
-            values: `[n]`, or `[n, width]` for a fixed-width column, in the order of the candidates.
-            valid: `bool[n]`; false marks a null: the component looked, and there is no value.
+            values: `[n]`, or `[n, width]` for a fixed-width column, in the order of the candidates. The array is
+                taken over, not copied: do not write to it afterwards.
+            valid: `bool[n]`; false marks a null: the component looked, and there is no value. In a column of
+                objects `None` is a null too.
             labels: For a labelled column, the names of the places of `values`; default: all the column's labels.
         """
         from candidate_pipeline.patches import ColumnUpdate
@@ -158,7 +180,8 @@ class Column(Generic[S]):
 Key = QueryFeature[Any] | Column[Any]
 
 ITEM_ID = Column("core.item_id", np.int64, doc="Identity of the candidate. Unsigned ids are reinterpreted as signed.")
-SCORE = Column("core.score", np.float32, doc="What the selector sorts by; null means unscored.")
+#: A null reads as NaN, so that arithmetic on an unscored row leaves it behind every scored one.
+SCORE = Column("core.score", np.float32, default=np.nan, doc="What the selector sorts by; null means unscored.")
 
 
 def key_names(keys: Sequence[Key]) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from candidate_pipeline.candidates import FAILED, NO_WRITER, NULL, VALID, Candidates, Cells
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import FAILED, NO_WRITER, NULL, VALID, Cells, same_labels
 from candidate_pipeline.errors import ContractError
 from candidate_pipeline.keys import ITEM_ID, Column
 
@@ -45,7 +46,7 @@ def merge(
         writers: The component number of each source; its own cells carry it.
 
     Raises:
-        ContractError: Two text ids share a hash, or a column's cells differ in dtype between sources.
+        ContractError: Two text ids share a hash, or two sources give a column different labels.
     """
     if len(names) > MAX_SOURCES:
         raise ContractError(f"a pipeline may have at most {MAX_SOURCES} sources, found {len(names)}")
@@ -78,8 +79,8 @@ def merge(
 
 
 def _fill(old: Cells | None, column: Column[Any], new: Cells, target: NDArray[np.intp], rows: int) -> Cells:
-    if old is not None and old.labels != new.labels:
-        raise ContractError(f"{column.name}: one source gives the labels {old.labels}, another {new.labels}")
+    if old is not None:
+        old, new = same_labels(old, new, column)
     values = column.blank(rows, new.labels) if old is None else old.values.copy()
     state = np.full(rows, NULL, np.uint8) if old is None else old.states().copy()
     writer = np.full(rows, NO_WRITER, np.int16) if old is None else old.writers().copy()
@@ -97,6 +98,7 @@ def _fill(old: Cells | None, column: Column[Any], new: Cells, target: NDArray[np
 
 
 def _check_texts(values: NDArray[Any], state: NDArray[np.uint8], new: Cells, target: NDArray[np.intp]) -> None:
-    for text, at in zip(new.values, target, strict=True):
-        if state[at] == VALID and text is not None and values[at] != text:
-            raise ContractError(f"the text ids {values[at]!r} and {text!r} share one hash; rename one of them")
+    known = {int(at): values[at] for at in target if state[at] == VALID}
+    for text, valid, at in zip(new.values, new.states() == VALID, target.tolist(), strict=True):
+        if valid and known.setdefault(at, text) != text:
+            raise ContractError(f"the text ids {known[at]!r} and {text!r} share one hash; rename one of them")

@@ -4,8 +4,9 @@ A field says everything once: `max_age: Annotated[timedelta, Gt(timedelta(0)), D
 the type, the range, the text for help, and the default.
 
 Types: `bool`, `int`, `float` (an integer is accepted), `str`, `Literal`, `datetime` (with a zone), `timedelta`
-(written `"40ms"`, `"5s"`, `"2m"`, `"48h"`, `"7d"`), `Path`, `DataDir`, `tuple[T, ...]`, `Mapping[str, T]`,
-`T | None`, a nested attrs class (a table), and a resource class (the name of a `[resources.*]` entry).
+(written `"40ms"`, `"5s"`, `"2m"`, `"48h"`, `"7d"`), `Path`, `DataDir`, `tuple[T, ...]`, `tuple[T, U]`, `list[T]`,
+`Mapping[str, T]`, `T | None`, a nested attrs class (a table), and a resource class (the name of a `[resources.*]`
+entry).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
@@ -24,6 +25,10 @@ import attrs
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+#: The constraints that are tested, and those that only describe.
+_UNDERSTOOD: Final = (at.Gt, at.Ge, at.Lt, at.Le, at.MultipleOf, at.Predicate, at.MinLen, at.MaxLen, at.Unit)
 
 
 @attrs.frozen
@@ -65,7 +70,10 @@ class Option:
 def parse_duration(text: str) -> dt.timedelta | None:
     """`"40ms"`, `"5s"`, `"2m"`, `"48h"` or `"7d"` as a duration, or `None` if it is none of these."""
     match = _DURATION.fullmatch(text)
-    return dt.timedelta(seconds=float(match[1]) * _SECONDS[match[2]]) if match else None
+    try:
+        return dt.timedelta(seconds=float(match[1]) * _SECONDS[match[2]]) if match else None
+    except OverflowError:
+        return None
 
 
 def format_duration(value: dt.timedelta) -> str:
@@ -118,10 +126,16 @@ def options_of(cls: type) -> dict[str, Option]:
     for field in attrs.fields(cls):
         if not field.init or field.alias is None:
             continue
+        if field.name not in hints:
+            raise TypeError(f"{cls.__qualname__}.{field.name} has no type annotation, which an option needs")
         inner, metadata = split(hints[field.name])
         if get_origin(optional_of(inner)) is Annotated:  # Annotated[...] | None
             inner_type, more = split(optional_of(inner))
             inner, metadata = Union[inner_type, None], (*metadata, *more)  # noqa: UP007 - built at run time
+        constraints = tuple(mark for mark in metadata if isinstance(mark, at.GroupedMetadata | at.BaseMetadata))
+        for mark in _flat(constraints):
+            if not isinstance(mark, _UNDERSTOOD):
+                raise TypeError(f"{cls.__qualname__}.{field.name}: the constraint {mark!r} is not understood")
         doc = next((mark for mark in metadata if isinstance(mark, Doc)), Doc(""))
         default = field.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # attrs types Factory as a function
@@ -133,7 +147,7 @@ def options_of(cls: type) -> dict[str, Option]:
             required=field.default is attrs.NOTHING,
             doc=doc.text,
             unit=doc.unit,
-            constraints=tuple(mark for mark in metadata if isinstance(mark, at.GroupedMetadata | at.BaseMetadata)),
+            constraints=constraints,
             data_dir=any(isinstance(mark, DataDirectory) for mark in metadata),
         )
     return found
@@ -149,7 +163,8 @@ def type_name(hint: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(repr(arg) for arg in args)
     if is_list(hint):
-        return f"list of {type_name(args[0])}" if args else "list"
+        inner = [type_name(arg) for arg in args if arg is not Ellipsis]
+        return f"list of {', '.join(inner)}" if inner else "list"
     if is_table(hint):
         return f"table of {type_name(args[1])}" if args else "table"
     names: dict[Any, str] = {
@@ -169,9 +184,12 @@ def type_name(hint: Any) -> str:
 
 
 def violation(value: Any, constraint: Any) -> str | None:
-    """What a constraint of `annotated_types` wants, if a value breaks it."""
-    marks = list(constraint) if isinstance(constraint, at.GroupedMetadata) else [constraint]
-    for mark in marks:
+    """What a constraint of `annotated_types` wants, if a value breaks it.
+
+    Raises:
+        TypeError: The constraint does not fit the value's type.
+    """
+    for mark in _flat([constraint]):
         checks: list[tuple[bool, str]] = []
         if isinstance(mark, at.Gt):
             checks = [(value > mark.gt, f"more than {_shown(mark.gt)}")]
@@ -181,6 +199,10 @@ def violation(value: Any, constraint: Any) -> str | None:
             checks = [(value < mark.lt, f"less than {_shown(mark.lt)}")]
         elif isinstance(mark, at.Le):
             checks = [(value <= mark.le, f"at most {_shown(mark.le)}")]
+        elif isinstance(mark, at.MultipleOf):
+            checks = [(value % mark.multiple_of == 0, f"a multiple of {_shown(mark.multiple_of)}")]
+        elif isinstance(mark, at.Predicate):
+            checks = [(bool(mark.func(value)), f"a value that passes {getattr(mark.func, '__name__', mark.func)}")]
         elif isinstance(mark, at.MinLen):
             checks = [(len(value) >= mark.min_length, f"at least {mark.min_length} long")]
         elif isinstance(mark, at.MaxLen):
@@ -189,6 +211,15 @@ def violation(value: Any, constraint: Any) -> str | None:
             if not good:
                 return wanted
     return None
+
+
+def _flat(constraints: Iterable[Any]) -> Iterator[Any]:
+    """Constraints with groups such as `Interval` and `Len` taken apart."""
+    for mark in constraints:
+        if isinstance(mark, at.GroupedMetadata):
+            yield from mark
+        else:
+            yield mark
 
 
 def _shown(bound: Any) -> str:

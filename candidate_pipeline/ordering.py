@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import VALID, Candidates, Cells
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import VALID, Cells
 from candidate_pipeline.keys import SCORE
 
 

@@ -9,7 +9,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates, Cells
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import Cells
 from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.explain import Explanation, explain_row
 from candidate_pipeline.keys import ITEM_ID
@@ -92,21 +93,20 @@ class Outcome:
         size = self.plan.result_size
         if len(self.selected) and (size is None or len(self.selected) >= size):
             return ""
-        failed = [entry for entry in self.trace if entry.status == "skipped"]
-        sources = [entry for entry in self.trace if entry.stage == "sources"]
-        fetched = sum(entry.rows_out for entry in sources)
-        drops = sorted(
-            (
-                (entry.rows_in - entry.rows_out, entry.component)
-                for entry in self.trace
-                if entry.stage.endswith("filters")
-            ),
-            reverse=True,
-        )
-        reasons = [f"{entry.component} failed ({entry.error})" for entry in failed]
+        reasons = [f"{entry.component} failed ({entry.error})" for entry in self.trace if entry.status == "skipped"]
+        answered = [entry for entry in self.trace if entry.status == "ok"]
+        fetched = sum(entry.rows_out for entry in answered if entry.stage == "sources")
         if fetched == 0:
-            reasons.append(f"the sources returned nothing ({', '.join(entry.component for entry in sources)})")
-        reasons += [f"{name} dropped {count}" for count, name in drops[:3] if count]
+            sources = {entry.component: None for entry in self.trace if entry.stage == "sources"}
+            reasons.append(f"the sources returned nothing ({', '.join(sources)})")
+        cuts = [entry for entry in answered if entry.stage.endswith("filters") and entry.rows_in > entry.rows_out]
+        cuts.sort(key=lambda entry: entry.rows_out - entry.rows_in)
+        reasons += [f"{entry.component} dropped {entry.rows_in - entry.rows_out}" for entry in cuts[:3]]
+        reasons += [
+            f"{entry.component} chose {entry.rows_out} of {entry.rows_in}"
+            for entry in answered
+            if entry.stage == "selector" and entry.rows_in > entry.rows_out
+        ]
         wanted = "" if size is None else f" of at most {size}"
         found = f"{len(self.selected)}{wanted} rows out of {fetched} fetched"
         return f"{found}: {'; '.join(reasons)}" if reasons else found

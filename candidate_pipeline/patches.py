@@ -14,7 +14,7 @@ import numpy as np
 from candidate_pipeline.errors import ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -26,7 +26,7 @@ class ColumnUpdate:
     """A column and the cells to write: `COLUMN(values, valid=mask)` makes one."""
 
     column: Column[Any]
-    values: ArrayLike
+    values: ArrayLike | Sequence[Any]
     valid: ArrayLike | None = None
     labels: tuple[str, ...] | None = None
 
@@ -51,21 +51,19 @@ class ColumnUpdate:
         """The cells as arrays of the column's dtype and shape, and the mask of valid ones (`None`: all).
 
         Raises:
-            ContractError: Wrong length, shape or dtype, or NaN in a labelled column.
+            ContractError: Wrong length, shape or dtype, a number that the dtype cannot hold, or NaN in a labelled
+                column.
         """
         column = self.column
         want = (rows, *column.row_shape(self.given_labels))
-        values = self._cast()
+        values = self._cast(want)
         if values.shape != want:
             raise ContractError(f"{column.name}: wanted an array of shape {want}, found {values.shape}")
-        valid: NDArray[np.bool_] | None = None
-        if self.valid is not None:
-            mask = np.asarray(self.valid)
-            if mask.dtype != np.bool_ or mask.shape != (rows,):
-                raise ContractError(
-                    f"{column.name}: wanted valid as bool[{rows}], found {mask.dtype}{list(mask.shape)}"
-                )
-            valid = None if mask.all() else mask
+        valid = self._mask(rows)
+        if values.dtype == np.object_ and values.ndim == 1:
+            there = np.fromiter((value is not None for value in values), np.bool_, rows)
+            if not there.all():  # `None` is how Python says null
+                valid = there if valid is None else there & valid
         if column.labels and values.dtype.kind == "f":
             bad = np.isnan(values).any(axis=1)
             if valid is not None:
@@ -79,22 +77,88 @@ class ColumnUpdate:
                 )
         return values, valid
 
-    def _cast(self) -> NDArray[Any]:
+    def _mask(self, rows: int) -> NDArray[np.bool_] | None:
+        if self.valid is None:
+            return None
+        mask = np.asarray(self.valid)
+        if mask.shape == (rows,) == (0,):
+            return None
+        if mask.dtype != np.bool_ or mask.shape != (rows,):
+            raise ContractError(
+                f"{self.column.name}: wanted valid as bool[{rows}], found {mask.dtype}{list(mask.shape)}"
+            )
+        return None if mask.all() else mask
+
+    def _cast(self, want: tuple[int, ...]) -> NDArray[Any]:
         column = self.column
         dtype = np.dtype(column.dtype)
-        if dtype == np.object_ and not isinstance(self.values, np.ndarray):
-            items = list(self.values)  # type: ignore[arg-type]  # any iterable of Python objects
-            boxed = np.empty(len(items), dtype=np.object_)
-            boxed[:] = items
-            return boxed
-        values = np.asarray(self.values)
+        given = isinstance(self.values, np.ndarray)
+        if dtype == np.object_ and not given:
+            return self._boxed()
+        try:
+            values = np.asarray(self.values)
+        except ValueError as error:
+            raise ContractError(f"{column.name}: wanted an array of shape {want}: {error}") from None
         if values.dtype == dtype:
             return values
+        if values.shape[:1] == (0,) == want[:1]:  # no rows: neither a dtype nor a width to be seen
+            return np.empty(want, dtype)
+        if dtype == np.int64 and not given and values.dtype.kind == "f":
+            values = _exact_ids(self.values, values)
         if values.dtype == np.uint64 and dtype == np.int64:
             return values.view(np.int64)
-        if np.can_cast(values.dtype, dtype, "safe") or (values.dtype.kind == "f" and dtype.kind == "f"):
+        if np.can_cast(values.dtype, dtype, "safe"):
             return values.astype(dtype)
-        raise ContractError(f"{column.name}: wanted dtype {dtype}, found {values.dtype}")
+        floats = values.dtype.kind == "f" and dtype.kind == "f"
+        # Integers in a list have no width of their own, so what counts is whether the column can hold them.
+        listed = not given and values.dtype.kind in "iu" and dtype.kind in "iuf"
+        if not floats and not listed:
+            raise ContractError(f"{column.name}: wanted dtype {dtype}, found {values.dtype}")
+        with np.errstate(over="ignore"):
+            converted = values.astype(dtype)
+        lost = np.isfinite(values) & ~np.isfinite(converted) if floats else converted != values
+        if lost.any():
+            raise ContractError(f"{column.name}: {dtype} cannot hold {values[lost].flat[0]}")
+        return converted
+
+    def _boxed(self) -> NDArray[Any]:
+        """Python objects as an object array, each in one cell whatever it is."""
+        if isinstance(self.values, str | bytes):
+            raise ContractError(f"{self.column.name}: wanted one value a row, found the text {self.values!r:.80}")
+        items = list(self.values)  # type: ignore[arg-type]  # any iterable of Python objects
+        if self.column.width is not None or self.column.labels:
+            return np.array(items, dtype=np.object_)
+        boxed = np.empty(len(items), dtype=np.object_)
+        for at, item in enumerate(items):
+            boxed[at] = item
+        return boxed
+
+
+def _exact_ids(items: object, values: NDArray[Any]) -> NDArray[Any]:
+    """Ids of which only some need 64 unsigned bits: numpy would make them floats, and no longer exact."""
+    listed = items if isinstance(items, list | tuple) else ()
+    if listed and all(isinstance(item, int) and -(2**63) <= item < 2**64 for item in listed):
+        return np.array([item % 2**64 for item in listed], np.uint64)
+    return values
+
+
+def _feature_value(feature: QueryFeature[Any], value: Any) -> Any:
+    """A feature's value as its type: numpy's numbers become Python's, arrays read-only; nothing else is converted."""
+    wanted = feature.type
+    if isinstance(value, np.integer) and wanted in {int, float}:
+        value = int(value)
+    elif isinstance(value, np.bool_) and wanted is bool:
+        value = bool(value)
+    elif isinstance(value, np.floating) and wanted is float:
+        value = float(value)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted in {int, float}):
+        raise ContractError(f"{feature.name}: wanted {wanted.__name__}, found {type(value).__name__} {value!r:.80}")
+    if type(value) is np.ndarray:
+        value = value.view()
+        value.flags.writeable = False
+    return value
 
 
 @attrs.frozen
@@ -105,12 +169,7 @@ class FeatureUpdate:
     value: Any
 
     def __attrs_post_init__(self) -> None:
-        want = self.feature.type
-        good = isinstance(self.value, want) and not (want in {int, float} and isinstance(self.value, bool))
-        if not good and not (want is float and isinstance(self.value, int) and not isinstance(self.value, bool)):
-            raise ContractError(
-                f"{self.feature.name}: wanted a {want.__name__}, found {type(self.value).__name__} {self.value!r:.80}"
-            )
+        object.__setattr__(self, "value", _feature_value(self.feature, self.value))
 
 
 @attrs.frozen

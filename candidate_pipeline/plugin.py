@@ -20,13 +20,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import attrs
 import pluggy
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: The pluggy project name and the entry-point group.
 GROUP: Final = "candidate_pipeline"
@@ -37,6 +34,10 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
+#: Commands of the program itself, which no plugin may take.
+BUILTIN_COMMANDS: Final = frozenset({"run", "check", "components"})
+
+_COMMAND = re.compile(r"[a-z][a-z0-9-]*( [a-z][a-z0-9-]*)?")
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -70,8 +71,8 @@ class Plugin:
     Args:
         namespace: The prefix of its names in TOML: `shop` for `shop.margin`.
         components: By kind, then by name: `"module:Class"` (or, for tests and scripts, the class itself).
-        keys: Modules whose module-level `QueryFeature` and `Column` constants are public, or the keys themselves.
-        commands: By the words that call them: `{"shop import": Command(...)}`.
+        keys: The module whose module-level `QueryFeature` and `Column` constants are public, or the keys themselves.
+        commands: By the one or two words that call them: `{"shop import": Command(...)}`.
     """
 
     namespace: str = attrs.field()
@@ -94,6 +95,12 @@ class Plugin:
                     raise ValueError(f"Plugin {self.namespace}: a name is one lower-case word, found {name!r}")
                 _check_target(f"Plugin {self.namespace}, {kind} {name}", target)
 
+    @commands.validator
+    def _check_commands(self, _attribute: object, commands: Mapping[str, Command]) -> None:
+        for words in commands:
+            if not _COMMAND.fullmatch(words):
+                raise ValueError(f"Plugin {self.namespace}: a command is one or two lower-case words, found {words!r}")
+
 
 class HookSpecs:
     """The hooks that the framework calls, once, when it lists plugins."""
@@ -101,7 +108,3 @@ class HookSpecs:
     @hookspec
     def candidate_pipeline_plugin(self) -> Plugin:  # type: ignore[empty-body]  # a specification has no body
         """Return what the plugin adds."""
-
-
-if TYPE_CHECKING:
-    PluginHook = Callable[[], Plugin]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -29,7 +30,11 @@ def _aware(_instance: object, _attribute: object, now: dt.datetime) -> None:
         raise ValueError(f"now: wanted a time with a zone, found the naive {now.isoformat()}")
 
 
-@attrs.frozen
+def _frozen(mapping: Mapping[QueryFeature[Any], Any]) -> Mapping[QueryFeature[Any], Any]:
+    return MappingProxyType(dict(mapping))
+
+
+@attrs.frozen(eq=False)
 class Query:
     """One request. Every hydrator returns a patch; nothing here is changed in place.
 
@@ -46,8 +51,8 @@ class Query:
     request_id: str = attrs.field(factory=lambda: uuid.uuid4().hex[:16])
     now: dt.datetime = attrs.field(factory=_utc_now, validator=_aware)
     seed: int = 0
-    features: Mapping[QueryFeature[Any], Any] = attrs.field(factory=dict, repr=False)
-    failed: Mapping[QueryFeature[Any], str] = attrs.field(factory=dict, repr=False)
+    features: Mapping[QueryFeature[Any], Any] = attrs.field(factory=dict, converter=_frozen, repr=False)
+    failed: Mapping[QueryFeature[Any], str] = attrs.field(factory=dict, converter=_frozen, repr=False)
 
     @property
     def now_ms(self) -> int:

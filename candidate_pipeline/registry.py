@@ -14,7 +14,7 @@ import attrs
 import pluggy
 
 from candidate_pipeline.errors import MisconfigurationError
-from candidate_pipeline.plugin import GROUP, Command, HookSpecs, Kind, Plugin
+from candidate_pipeline.plugin import BUILTIN_COMMANDS, GROUP, Command, HookSpecs, Kind, Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ def resolve(target: str, what: str) -> Any:
     module_name, _, name = target.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise MisconfigurationError(
             f"{what}: importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
@@ -87,7 +87,8 @@ class Registry:
         self.broken: list[BrokenPlugin] = list(broken)
         self._components: dict[tuple[Kind, str], ComponentRef] = {}
         self._commands: dict[str, Command] = {}
-        self._key_sources: list[tuple[Plugin, str]] = []
+        self._command_owners = dict.fromkeys(sorted(BUILTIN_COMMANDS), "candidate-pipeline")
+        self._key_sources: list[tuple[Plugin, str, str]] = []
         self._keys: dict[str, Key] | None = None
         self._namespaces: dict[str, str] = {"core": "candidate-pipeline"}
         for plugin in plugins:
@@ -98,21 +99,35 @@ class Registry:
 
         Raises:
             MisconfigurationError: Its namespace or a command is taken.
+            TypeError: It is no `Plugin`.
         """
+        if not isinstance(plugin, Plugin):
+            raise TypeError(f"wanted a Plugin, found {plugin!r:.80}")
         owner = self._namespaces.get(plugin.namespace)
         if owner is not None:
             raise MisconfigurationError(f"the namespace {plugin.namespace!r} of {distribution} is taken by {owner}")
-        taken = sorted(set(plugin.commands) & set(self._commands))
-        if taken:
-            raise MisconfigurationError(f"{distribution}: the command {taken[0]!r} is taken by another plugin")
+        for words in sorted(plugin.commands):
+            owner = self._owner_of_command(words)
+            if owner is not None:
+                raise MisconfigurationError(f"the command {words!r} of {distribution} is taken by {owner}")
         self._namespaces[plugin.namespace] = distribution
         for kind, named in plugin.components.items():
             for name, target in named.items():
                 full = f"{plugin.namespace}.{name}"
                 self._components[kind, full] = ComponentRef(kind, full, target, distribution, version)
-        self._commands.update(plugin.commands)
-        self._key_sources.append((plugin, distribution))
+        for words, command in plugin.commands.items():
+            self._commands[words] = command
+            self._command_owners[words] = distribution
+        self._key_sources.append((plugin, distribution, version))
         self._keys = None
+
+    def _owner_of_command(self, words: str) -> str | None:
+        """Who has a command already, or one that it would hide: `shop` hides `shop import`."""
+        first = words.partition(" ")[0]
+        for taken, owner in self._command_owners.items():
+            if taken in {words, first} or (words == first and taken.partition(" ")[0] == first):
+                return f"{owner} ({taken!r})"
+        return None
 
     @property
     def commands(self) -> dict[str, Command]:
@@ -140,50 +155,57 @@ class Registry:
     def keys(self) -> dict[str, Key]:
         """Every key by name.
 
-        Raises:
-            MisconfigurationError: Two plugins define one name, or a module of keys does not import.
+        A module of keys that does not import, and a second key of a name, add a record to `broken` and are left out.
         """
         if self._keys is None:
-            self._keys = _collect_keys(self._key_sources)
+            self._keys, broken = _collect_keys(self._key_sources)
+            self.broken += [record for record in broken if record not in self.broken]
         return self._keys
 
 
-def _collect_keys(sources: Sequence[tuple[Plugin, str]]) -> dict[str, Key]:
+def _collect_keys(sources: Sequence[tuple[Plugin, str, str]]) -> tuple[dict[str, Key], list[BrokenPlugin]]:
     from candidate_pipeline import keys as core
     from candidate_pipeline.merge import ITEM_TEXT_ID
 
     found: dict[str, Key] = {key.name: key for key in (core.ITEM_ID, core.SCORE, ITEM_TEXT_ID)}
-    for plugin, distribution in sources:
-        given: Iterable[Any] = plugin.keys
+    broken = []
+    for plugin, distribution, version in sources:
+        given: Iterable[Any] = () if isinstance(plugin.keys, str) else plugin.keys
         if isinstance(plugin.keys, str):
-            given = vars(resolve(plugin.keys, f"keys of {distribution}")).values()
+            try:
+                given = vars(resolve(plugin.keys, f"keys of {distribution}")).values()
+            except MisconfigurationError as error:
+                broken.append(BrokenPlugin(plugin.namespace, distribution, version, str(error)))
         for key in given:
             if isinstance(key, core.QueryFeature | core.Column) and found.setdefault(key.name, key) is not key:
-                raise MisconfigurationError(f"{distribution}: a second key is named {key.name!r}; rename one of them")
-    return found
+                cause = f"a second key is named {key.name!r}; rename one of them"
+                broken.append(BrokenPlugin(plugin.namespace, distribution, version, cause))
+    return found, broken
 
 
 def _load_installed() -> Registry:
     registry = Registry()
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(HookSpecs)
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         distribution = entry.dist.name if entry.dist else "(unknown)"
         version = entry.dist.version if entry.dist else "-"
         try:
-            module = entry.load()
-            manager.register(module, name=entry.name)
-            manager.check_pending()
-            hooks = [hook for hook in manager.hook.candidate_pipeline_plugin.get_hookimpls() if hook.plugin is module]
-            if not hooks:
-                raise MisconfigurationError(f"{entry.value} has no hook candidate_pipeline_plugin")
-            plugin = hooks[0].function()
-            if not isinstance(plugin, Plugin):
-                raise MisconfigurationError(f"the hook returned a {type(plugin).__name__}, wanted a Plugin")
-            registry.add(plugin, distribution, version)
-        except Exception as error:
+            registry.add(_plugin_of(entry), distribution, version)
+        except (Exception, SystemExit) as error:
             registry.broken.append(BrokenPlugin(entry.name, distribution, version, f"{type(error).__name__}: {error}"))
     return registry
+
+
+def _plugin_of(entry: metadata.EntryPoint) -> Plugin:
+    # A manager of its own, so that nothing of a broken plugin is left for the next one to trip over.
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(HookSpecs)
+    manager.register(entry.load(), name=entry.name)
+    manager.check_pending()
+    found = manager.hook.candidate_pipeline_plugin()
+    if not found:
+        raise MisconfigurationError(f"{entry.value} has no hook candidate_pipeline_plugin, or it returned None")
+    plugin: Plugin = found[0]
+    return plugin
 
 
 _INSTALLED: Final[list[Registry]] = []

@@ -25,6 +25,7 @@ def components(
 ) -> None:
     """List what installed plugins offer; with a name, a component's options."""
     registry = installed()
+    registry.keys()  # so that keys which cannot be loaded are among what is broken
     if kind is not None and kind not in KINDS:
         raise MisconfigurationError(f"no kind {kind!r}: {nearest(kind, KINDS) or ', '.join(KINDS)}")
     refs = [ref for ref in registry.components() if kind in {None, ref.kind} and name in {None, ref.name}]

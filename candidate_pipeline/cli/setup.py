@@ -15,7 +15,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     """Send logs to standard error, so that standard output holds the result alone."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Looked up for each line, because what standard error is may change (in tests, under redirection).
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
 

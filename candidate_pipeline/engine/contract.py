@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from candidate_pipeline.components import METHODS
-from candidate_pipeline.keys import Column, Key, QueryFeature
+from candidate_pipeline.keys import ITEM_ID, Column, Key, QueryFeature
 from candidate_pipeline.plugin import Kind
 
 _ARGUMENTS: Final = {
@@ -22,6 +22,8 @@ _ARGUMENTS: Final = {
 
 #: Kinds that write nothing.
 READ_ONLY: Final = frozenset({"filter", "selector", "side_effect"})
+#: Kinds that run before there are candidates.
+NO_ROWS: Final = frozenset({"query_hydrator", "source"})
 #: Kinds whose method must be a plain function.
 SYNC: Final = frozenset({"filter", "selector"})
 
@@ -38,12 +40,14 @@ def contract_faults(component: Any, kind: Kind) -> list[str]:
         faults.append(f"{owner}.{name} must take ({_ARGUMENTS[kind]}), found {name}{inspect.signature(method)}")
     if kind in SYNC and inspect.iscoroutinefunction(method):
         faults.append(f"{owner}.{name} must be a plain def: a {kind} is synchronous")
+    elif getattr(component, "blocking", False) and inspect.iscoroutinefunction(method):
+        faults.append(f"{owner}.{name} is async def, which blocking = True cannot run in a thread; drop one of them")
     prepare = getattr(component, "prepare", None)
     if prepare is not None and not _accepts(prepare, 2):
         faults.append(f"{owner}.prepare must take (query, ctx)")
     for attribute in ("reads",) if kind in READ_ONLY else ("reads", "writes"):
         faults += _key_faults(component, attribute)
-    return faults
+    return faults or _use_faults(component, kind)
 
 
 def declared(component: Any, attribute: str) -> tuple[Key, ...]:
@@ -71,3 +75,21 @@ def _key_faults(component: Any, attribute: str) -> list[str]:
         return [f"{owner}.{attribute} must be a collection of keys, found {keys!r:.80}"]
     wrong = [key for key in keys if not isinstance(key, QueryFeature | Column)]
     return [f"{owner}.{attribute} holds {wrong[0]!r:.80}, wanted keys"] if wrong else []
+
+
+def _use_faults(component: Any, kind: Kind) -> list[str]:
+    """Keys that a component of the kind cannot read or write."""
+    owner, words = type(component).__name__, kind.replace("_", " ")
+    faults = []
+    if kind in NO_ROWS:
+        columns = [key for key in declared(component, "reads") if isinstance(key, Column)]
+        faults += [f"{owner}.reads holds the column {key.name}, but a {words} is given no rows" for key in columns]
+    if kind in READ_ONLY:
+        return faults
+    wanted, what = (QueryFeature, "query features") if kind == "query_hydrator" else (Column, "columns")
+    for key in declared(component, "writes"):
+        if not isinstance(key, wanted):
+            faults.append(f"{owner}.writes holds {key.name}, but a {words} writes {what}")
+        elif key is ITEM_ID and kind != "source":
+            faults.append(f"{owner}.writes holds {key.name}, which cannot be rewritten")
+    return faults

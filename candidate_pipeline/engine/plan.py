@@ -30,7 +30,7 @@ class Node:
         columns: The columns it reads.
         writes: The keys it writes.
         timeout: Seconds one call may take.
-        on_error: `"skip"` or `"fail"`; with a fallback, what happens when that fails too.
+        on_error: `"skip"` or `"fail"`; without effect where there is a fallback, whose own counts when it fails too.
         fallback: The component that takes over on failure.
         safety: Whether it fails closed.
         listwise: Whether it must see live rows only.

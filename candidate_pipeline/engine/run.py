@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import FAILED, NULL, Candidates, Cells
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import VALID, Cells
 from candidate_pipeline.engine.calls import Calls, together
 from candidate_pipeline.engine.checks import candidates_of, indices_of, mask_of, patch_of, query_patch_of
 from candidate_pipeline.engine.plan import Node, Phase, Plan
-from candidate_pipeline.errors import MisconfigurationError
-from candidate_pipeline.keys import ITEM_ID, SCORE
+from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError
+from candidate_pipeline.keys import ITEM_ID, SCORE, Column
 from candidate_pipeline.merge import merge
 from candidate_pipeline.outcome import Outcome, ScoreStep
-from candidate_pipeline.patches import Patch
 from candidate_pipeline.query import Query
 from candidate_pipeline.spec.model import Stage
+
+#: A component's columns after it ran: its cells laid over those of the table.
+NewCells: TypeAlias = dict[Column[Any], Cells]
 
 
 async def run_plan(plan: Plan, query: Query, executor: Executor) -> Outcome:
@@ -51,8 +54,9 @@ class _Request:
 
     async def run(self) -> Outcome:
         await self._hydrate_query()
-        later = [node for stage in self.plan.phases.values() for phase in stage for node in phase]
-        self.calls.prepare([node for node in later if node.prepare is not None], self.query)
+        self.calls.prepare(
+            [node for stage in self.plan.phases.values() for phase in stage for node in phase], self.query
+        )
         table = await self._fetch()
         table = await self._hydrate("hydrators", table)
         table = await self._filter("filters", table)
@@ -95,26 +99,31 @@ class _Request:
                 if result is None:
                     why = next(entry.error for entry in reversed(self.calls.trace) if entry.component == node.name)
                     self.query = self.query.with_failed(node.written_features, f"{node.name}: {why}")
-                else:
-                    self.query = self.query.patched(result[1])
-                    missing = [key for key in node.written_features if key not in result[1].updates]
-                    self.query = self.query.with_failed(
-                        [key for key in missing if not key.has_default and result[0] is not node],
-                        f"the fallback {result[0].name} did not give it",
-                    )
+                    continue
+                by, patch = result
+                self.query = self.query.patched(patch)
+                if by is not node:
+                    left = [key for key in node.written_features if key not in patch.updates]
+                    self.query = self.query.with_failed(left, f"{by.name}, which stood in for {node.name}, gave none")
 
     async def _fetch(self) -> Candidates:
         nodes = [node for phase in self._stage("sources") for node in phase]
         results = await together(
             {node.index: self.calls.call(node, self.query, (), candidates_of, rows_out=len) for node in nodes}
         )
-        tables, writers = [], []
-        for node in nodes:
-            result = results[node.index]
-            tables.append(None if result is None else result[1])
-            writers.append(node.index if result is None else result[0].index)
-        table = merge([node.name for node in nodes], tables, writers)
-        return _with_declared(table, [node for node in nodes if results[node.index]], nodes)
+        answers = [results[node.index] for node in nodes]
+        try:
+            table = merge(
+                [node.name for node in nodes],
+                [None if answer is None else answer[1] for answer in answers],
+                [
+                    node.index if answer is None else answer[0].index
+                    for node, answer in zip(nodes, answers, strict=True)
+                ],
+            )
+        except ContractError as error:
+            raise RequestError(f"pipeline {self.plan.name!r}: the sources' rows do not merge: {error}") from error
+        return _with_declared(table, [answer[0] for answer in answers if answer is not None], nodes)
 
     async def _hydrate(self, stage: Stage, table: Candidates) -> Candidates:
         for number, phase in enumerate(self._stage(stage)):
@@ -123,12 +132,13 @@ class _Request:
                 table = _apply(table, node, results[node.index])
         return table
 
-    async def _patch(self, node: Node, table: Candidates, phase: int) -> tuple[Node, Candidates] | None:
-        """The table with a component's cells in place of its own old ones, so that they are checked in its call."""
+    async def _patch(self, node: Node, table: Candidates, phase: int) -> tuple[Node, NewCells] | None:
+        """A component's cells laid over the table's, so that all that can be wrong with them is found in its call."""
 
-        def check(writer: Node, value: Any) -> Candidates:
-            patch: Patch = patch_of(writer, value)
-            return Candidates.of(ITEM_ID(table[ITEM_ID])).patched(patch, writer.index)
+        def check(writer: Node, value: Any) -> NewCells:
+            patch = patch_of(writer, value)
+            patched = table.patched(patch, writer.index)
+            return {column: patched.cells(column) for column in patch.updates}
 
         return await self.calls.call(
             node, self.query, (table,), check, phase=phase, rows_in=len(table), rows_out=lambda _: len(table)
@@ -137,53 +147,39 @@ class _Request:
     async def _filter(self, stage: Stage, table: Candidates) -> Candidates:
         for number, phase in enumerate(self._stage(stage)):
             (node,) = phase
-            alive = table.alive
-            view = table.take(alive) if node.listwise and not alive.all() else table
-            failing = self._rows_with_failed_cells(node, view)
-
-            def check(by: Node, value: Any, view: Candidates = view) -> NDArray[np.bool_]:
-                return mask_of(by, value, len(view))
-
-            result = await self._keep(node, view, check, number, int(alive.sum()))
-            if result is None:
-                continue
-            by, keep = result
-            keep = keep & ~failing if by.safety else keep | failing
-            drop = np.zeros(len(table), np.bool_)
-            if view is table:
-                drop = ~keep
-            else:
-                drop[np.flatnonzero(alive)] = ~keep
-            table = table.dropping(drop, by.index)
-            self._note_filter(by, alive, table, int(failing.sum()))
+            table = await self._drop(node, table, number)
         alive = table.alive
         if not alive.all():
             self.dropped.append(table.take(~alive))
             table = table.take(alive)
         return table
 
-    async def _keep(
-        self, node: Node, view: Candidates, check: Any, phase: int, rows: int
-    ) -> tuple[Node, NDArray[np.bool_]] | None:
-        result: tuple[Node, NDArray[np.bool_]] | None = await self.calls.call(
-            node, self.query, (view,), check, phase=phase, rows_in=rows, rows_out=lambda _: rows
+    async def _drop(self, node: Node, table: Candidates, phase: int) -> Candidates:
+        """The table with one filter's drops marked."""
+        alive = table.alive
+        before = int(alive.sum())
+        view = table.take(alive) if node.listwise and before < len(table) else table
+
+        def check(by: Node, value: Any) -> NDArray[np.bool_]:
+            return mask_of(by, value, len(view))
+
+        result = await self.calls.call(
+            node, self.query, (view,), check, phase=phase, rows_in=before, rows_if_skipped=before
         )
-        return result
-
-    def _note_filter(self, node: Node, before: NDArray[np.bool_], table: Candidates, failing: int) -> None:
+        if result is None:
+            return table
+        by, keep = result
+        failing = _rows_with_failed_cells(by, view)
+        keep = keep & ~failing if by.safety else keep | failing
+        drop = ~alive
+        drop[alive if view is not table else slice(None)] = ~keep
+        table = table.dropping(drop, by.index)
         note = ""
-        if failing:
-            what = "dropped" if node.safety else "kept"
-            note = f"{failing} rows {what}: a column it reads failed there"
-        last = self.calls.trace[-1]
-        self.calls.trace[-1] = attrs.evolve(last, rows_in=int(before.sum()), rows_out=int(table.alive.sum()), note=note)
-
-    def _rows_with_failed_cells(self, node: Node, view: Candidates) -> NDArray[np.bool_]:
-        failing = np.zeros(len(view), np.bool_)
-        for column in node.columns:
-            if view.cells(column).state is not None:
-                failing |= view.failed(column)
-        return failing
+        count = int((failing if view is not table else failing & alive).sum())
+        if count:
+            note = f"{_rows(count)} {'dropped' if by.safety else 'kept'}: a column it reads failed there"
+        self.calls.trace[-1] = attrs.evolve(self.calls.trace[-1], rows_out=int(table.alive.sum()), note=note)
+        return table
 
     async def _score(self, table: Candidates) -> Candidates:
         for number, phase in enumerate(self._stage("scorers")):
@@ -219,29 +215,41 @@ class _Request:
         return table.take(index), table.take(rest)
 
 
-def _apply(table: Candidates, node: Node, result: tuple[Node, Candidates] | None) -> Candidates:
+def _rows_with_failed_cells(node: Node, view: Candidates) -> NDArray[np.bool_]:
+    failing = np.zeros(len(view), np.bool_)
+    for column in node.columns:
+        if view.cells(column).state is not None:
+            failing |= view.failed(column)
+    return failing
+
+
+def _apply(table: Candidates, node: Node, result: tuple[Node, NewCells] | None) -> Candidates:
     """A table with a component's new cells, or with its columns marked failed."""
     if result is None:
         return table.with_failed(node.written_columns, node.index)
-    by, new = result
-    merged = table.overlaid(new, [column for column in new.columns if column is not ITEM_ID])
-    missing = [column for column in node.written_columns if column not in merged]
-    return merged.with_failed(missing, by.index) if missing and by is not node else merged.with_null(missing, by.index)
+    by, cells = result
+    table = table.with_cells(cells)
+    missing = [column for column in node.written_columns if column not in table]
+    return table.with_null(missing, by.index) if by is node else table.with_failed(missing, by.index)
 
 
 def _with_declared(table: Candidates, answered: list[Node], nodes: list[Node]) -> Candidates:
     """Columns that sources declare but nobody filled: failed where all their sources failed, else null."""
-    good = {column for node in answered for column in node.written_columns}
-    declared = list(dict.fromkeys(column for node in nodes for column in node.written_columns))
-    missing = [column for column in declared if column not in table]
-    first = nodes[0].index if nodes else -1
-    return table.with_failed([column for column in missing if column not in good], first).with_null(
-        [column for column in missing if column in good], first
-    )
+    given = {column for node in answered for column in node.written_columns}
+    for node in nodes:
+        missing = [column for column in node.written_columns if column not in table]
+        table = table.with_null([column for column in missing if column in given], node.index)
+        table = table.with_failed([column for column in missing if column not in given], node.index)
+    return table
 
 
 def _score_note(cells: Cells) -> str:
-    nan = int(np.isnan(cells.values).sum())
-    unscored = 0 if cells.state is None else int((cells.state == NULL).sum() + (cells.state == FAILED).sum())
-    notes = [f"{nan} scores are NaN and rank last"] if nan else []
-    return "; ".join(notes + ([f"{unscored} rows have no score"] if unscored else []))
+    scored = cells.states() == VALID
+    nan = int(np.isnan(cells.values[scored]).sum())
+    unscored = int((~scored).sum())
+    notes = [f"{_rows(nan)} with a NaN score, ranked last"] if nan else []
+    return "; ".join(notes + ([f"{_rows(unscored)} without a score"] if unscored else []))
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"

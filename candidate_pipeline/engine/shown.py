@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from candidate_pipeline.candidates import FAILED, Candidates
+from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import FAILED, VALID
 from candidate_pipeline.keys import ITEM_ID, SCORE, Column
 
 if TYPE_CHECKING:
@@ -14,9 +15,9 @@ if TYPE_CHECKING:
 def cell(table: Candidates, column: Column[Any], row: int) -> Any:
     """A cell as plain data: `None` for null, `"failed"` for failed, a dictionary for a labelled column."""
     cells = table.cells(column)
-    if cells.state is not None and cells.state[row] == FAILED:
-        return "failed"
-    return table.row(row)[column]
+    if cells.state is not None and cells.state[row] != VALID:
+        return "failed" if cells.state[row] == FAILED else None
+    return cells.plain(row, column)
 
 
 def shown_rows(outcome: Outcome) -> list[dict[str, Any]]:

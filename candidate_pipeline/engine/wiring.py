@@ -15,10 +15,9 @@ from candidate_pipeline.keys import ITEM_ID, Column, Key, QueryFeature
 from candidate_pipeline.merge import MAX_SOURCES
 from candidate_pipeline.options import format_duration
 from candidate_pipeline.plugin import Kind
-from candidate_pipeline.spec.model import STAGES, PipelineOptions, RunPolicy, Stage
+from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, RunPolicy, Stage
 from candidate_pipeline.spec.positions import TomlPath
-
-FALLBACK: Final = "fallback:"
+from candidate_pipeline.spec.problems import nearest
 
 #: What a failure does where the spec does not say.
 DEFAULT_ON_ERROR: Final[Mapping[Kind, str]] = {
@@ -80,6 +79,8 @@ class Compiler:
         report: Where mistakes go.
         path: Where the pipeline stands, for messages.
         show: The columns that `run` prints.
+        partial: Whether components are missing because of mistakes reported elsewhere. What nobody writes is then
+            passed over, for they may be who does.
     """
 
     name: str
@@ -90,23 +91,30 @@ class Compiler:
     report: Report
     path: TomlPath = ()
     show: tuple[Column[Any], ...] = ()
+    partial: bool = False
     nodes: list[Node] = attrs.field(factory=list)
     places: dict[int, TomlPath] = attrs.field(factory=dict)
 
     def compile(self) -> Plan | None:
         """The plan, or `None` if a mistake was reported."""
         stages: dict[Stage, list[Node]] = {stage: [] for stage in STAGES}
-        sound = True
+        sound = not self.partial
         for member in self.members:
+            if any(node.name == member.name for node in stages[member.stage]):
+                hint = "give one of them a name of its own"
+                self.report("E308", f"{member.name!r} stands twice in {member.stage}", member.place, hint)
+                sound = False
+                continue
             node = self._node(member)
-            sound = sound and node is not None
             if node is not None:
                 stages[member.stage].append(node)
+            else:
+                self.partial, sound = True, False
         sources = stages["sources"]
         if len(sources) > MAX_SOURCES:
             self.report("E104", f"at most {MAX_SOURCES} sources, found {len(sources)}", (*self.path, "sources"), "")
-        phases = self._phases(stages) if sound else None
-        if phases is None:
+        phases = self._phases(stages)
+        if phases is None or not sound:
             return None
         deadline = self.options.deadline
         return Plan(
@@ -119,7 +127,8 @@ class Compiler:
             self.show,
         )
 
-    def _node(self, member: Member) -> Node | None:
+    def _node(self, member: Member, chain: tuple[str, ...] = ()) -> Node | None:
+        """A component's node and, before it, those of its fallbacks; `chain` names what it is a fallback of."""
         faults = contract_faults(member.component, member.kind)
         for fault in faults:
             self.report("E203", f"{member.name}: {fault}", member.place, "")
@@ -140,7 +149,7 @@ class Compiler:
             self.report("E306", "only a filter has safety", (*member.path, "run", "safety"), "remove the key")
         safety = kind == "filter" and (own_safety or bool(run.safety))
         self._check_timeout(member, method, blocking)
-        on_error, fallback = self._policy(member, safety)
+        on_error, fallback = self._policy(member, safety, (*chain, member.name))
         reads = declared(component, "reads")
         node = Node(
             index=len(self.nodes),
@@ -170,51 +179,59 @@ class Compiler:
         timeout, path = member.run.timeout, (*member.path, "run", "timeout")
         if timeout is None:
             return
-        if member.kind in SYNC or not (blocking or inspect.iscoroutinefunction(method)):
-            what = f"{member.name}.{METHODS[member.kind]} is a plain def, which cannot be interrupted"
+        what = f"{member.name}.{METHODS[member.kind]} is a plain def, which cannot be interrupted"
+        if member.kind in SYNC:
+            self.report("E304", what, path, f"remove the timeout: a {member.kind} is synchronous")
+        elif not blocking and not inspect.iscoroutinefunction(method):
             self.report("E304", what, path, "make it async def, or set blocking = True on its class")
         deadline = self.options.deadline
-        if deadline is not None and timeout > deadline:
+        if deadline is not None and timeout > deadline and member.kind != "side_effect":
             message = f"the timeout {format_duration(timeout)} is longer than the deadline {format_duration(deadline)}"
             self.report("E305", f"{member.name}: {message}", path, "shorten the one or lengthen the other")
 
-    def _policy(self, member: Member, safety: bool) -> tuple[str, Node | None]:
+    def _policy(self, member: Member, safety: bool, chain: tuple[str, ...]) -> tuple[str, Node | None]:
         default = "fail" if safety else DEFAULT_ON_ERROR[member.kind]
         chosen, path = member.run.on_error, (*member.path, "run", "on_error")
-        if chosen is None or chosen == "fail":
-            return chosen or default, None
-        if chosen == "skip":
-            if safety or member.kind == "selector":
-                what = "a safety filter" if safety else "a selector"
-                self.report(
-                    "E306",
-                    f"{member.name}: {what} cannot be skipped",
-                    path,
-                    "use 'fail' or 'fallback:<component>'",
-                )
-            return chosen, None
-        if not chosen.startswith(FALLBACK):
+        if chosen is None:
+            return default, None
+        if chosen not in {"skip", "fail"} and not chosen.startswith(FALLBACK):
+            wanted = "wanted 'skip', 'fail' or 'fallback:<component>'"
+            self.report("E104", f"on_error: {wanted}, found {chosen!r}", path, "")
+        elif member.kind == "side_effect" and chosen != "skip":
+            what = f"{member.name}: a side effect runs after the response, so its failure is only logged"
+            self.report("E306", what, path, "remove the key")
+        elif chosen == "skip" and (safety or member.kind == "selector"):
+            what = "a safety filter" if safety else "a selector"
             self.report(
-                "E104",
-                f"on_error: wanted 'skip', 'fail' or 'fallback:<component>', found {chosen!r}",
-                path,
-                "",
+                "E306", f"{member.name}: {what} cannot be skipped", path, "use 'fail' or 'fallback:<component>'"
             )
-            return default, None
-        target = self.fallbacks.get(chosen.removeprefix(FALLBACK))
+        elif chosen.startswith(FALLBACK):
+            return default, self._fallback(member, chosen.removeprefix(FALLBACK), safety, chain)
+        else:
+            return chosen, None
+        return default, None
+
+    def _fallback(self, member: Member, name: str, safety: bool, chain: tuple[str, ...]) -> Node | None:
+        path = (*member.path, "run", "on_error")
+        if name in chain:
+            self.report("E307", f"the fallback leads back to {name!r}: {' -> '.join((*chain, name))}", path, "")
+            return None
+        target = self.fallbacks.get(name)
         if target is None:
-            self.report("E307", f"no component {chosen.removeprefix(FALLBACK)!r} to fall back to", path, "")
-            return default, None
-        fallback = self._node(attrs.evolve(target, stage=member.stage))
-        if fallback is not None and safety and not fallback.safety:
-            self.report("E306", f"the fallback of a safety filter must be one too, {fallback.name} is not", path, "")
-        return default if default == "fail" else "skip", fallback
+            if not self.partial:
+                hint = nearest(name, self.fallbacks)
+                self.report("E307", f"{member.name}: no component {name!r} to fall back to", path, hint)
+            return None
+        node = self._node(attrs.evolve(target, stage=member.stage), chain)
+        if node is not None and safety and not node.safety:
+            self.report("E306", f"the fallback of a safety filter must be one too, {node.name} is not", path, "")
+        return node
 
     def _phases(self, stages: Mapping[Stage, list[Node]]) -> dict[Stage, tuple[Phase, ...]] | None:
         producers: dict[Key, Stage] = {}
         for stage, nodes in stages.items():
             for node in nodes:
-                for key in node.writes:
+                for key in _writes(node):
                     producers.setdefault(key, stage)
         available: set[Key] = {*self.inputs.values(), ITEM_ID}
         phases: dict[Stage, tuple[Phase, ...]] = {}
@@ -225,7 +242,7 @@ class Compiler:
             phases[stage] = ordered or ()
             available.update(key for node in nodes for key in node.writes)
         for at, column in enumerate(self.show):
-            if column not in available:
+            if column not in available and not self.partial:
                 self.report("E300", f"show: nobody writes the column {column.name}", (*self.path, "show", at), "")
                 sound = False
         return phases if sound else None
@@ -238,40 +255,45 @@ class Compiler:
         depends: dict[int, set[int]] = {}
         concurrent = stage in _CONCURRENT
         for node in nodes:
-            writers = {
-                key: [other.index for other in nodes if other is not node and key in other.writes]
-                for key in _reads(node)
-            }
             depends[node.index] = set()
-            for key, others in writers.items():
-                if concurrent and stage != "sources" and others:
-                    depends[node.index].update(others)
+            for key in dict.fromkeys(_reads(node)):
+                others = {other.index for other in nodes if other is not node and key in other.writes}
+                if concurrent and others:
+                    depends[node.index] |= others
                 elif key not in known:
-                    self._report_missing(node, key, stage, producers)
-                    sound = False
+                    own = key in node.writes and not others
+                    sound = self._report_missing(node, key, stage, producers, own) and sound
             if not concurrent:
                 known |= node.writes
         if not concurrent:
             return tuple((node,) for node in nodes) if sound else None
         phases = self._levels(stage, nodes, depends)
-        if phases is None or not sound:
+        if phases is None:
             return None
         if stage != "sources" and not self._check_double_writes(phases):
             return None
-        return phases
+        return phases if sound else None
 
-    def _report_missing(self, node: Node, key: Key, stage: Stage, producers: Mapping[Key, Stage]) -> None:
+    def _report_missing(self, node: Node, key: Key, stage: Stage, producers: Mapping[Key, Stage], own: bool) -> bool:
+        """Report a key that a component reads and nobody wrote before it; true if that is no mistake after all."""
         what = "query feature" if isinstance(key, QueryFeature) else "column"
         later = producers.get(key)
+        if self.partial and (later is None or later == stage):
+            return True
+        if later == stage and own:
+            message = f"{node.name} reads the {what} {key.name}, which only it writes"
+            self.report("E300", message, self.places[node.index], "add a component that writes it before")
+            return False
         if later is None:
             hint = "add a component that writes it" + (" or an input" if isinstance(key, QueryFeature) else "")
             message = f"{node.name} reads the {what} {key.name}, which nobody writes"
             self.report("E300", message, self.places[node.index], hint)
-            return
+            return False
         kind = "safety filter" if node.safety else node.kind.replace("_", " ")
         when = "later in the same stage" if later == stage else f"only in {later}"
         message = f"the {kind} {node.name} reads the {what} {key.name}, which is written {when}"
         self.report("E301", message, self.places[node.index], "move one of them")
+        return False
 
     def _levels(self, stage: Stage, nodes: list[Node], depends: Mapping[int, set[int]]) -> tuple[Phase, ...] | None:
         done: set[int] = set()
@@ -280,9 +302,10 @@ class Compiler:
         while left:
             ready = tuple(node for node in left if depends[node.index] <= done)
             if not ready:
-                names = ", ".join(node.name for node in left)
-                message = f"these components of {stage} need each other's output: {names}"
-                self.report("E303", message, self.places[left[0].index], "split one of them in two")
+                circle = _circle(left, depends)
+                names = " -> ".join(node.name for node in [*circle, circle[0]])
+                message = f"components of {stage} need each other's output: {names}"
+                self.report("E303", message, self.places[circle[0].index], "split one of them in two")
                 return None
             phases.append(ready)
             done.update(node.index for node in ready)
@@ -294,7 +317,7 @@ class Compiler:
         for phase in phases:
             owner: dict[Key, Node] = {}
             for node in phase:
-                for key in sorted(node.writes, key=lambda key: key.name):
+                for key in sorted(_writes(node), key=lambda key: key.name):
                     if key in owner:
                         message = f"{owner[key].name} and {node.name} both write {key.name} at the same time"
                         hint = "remove one, or let the later one read what the earlier one writes"
@@ -304,7 +327,25 @@ class Compiler:
         return sound
 
 
+def _circle(left: list[Node], depends: Mapping[int, set[int]]) -> list[Node]:
+    """A circle among components none of which can run first, each before the one whose output it needs."""
+    nodes = {node.index: node for node in left}
+    walk = [left[0].index]
+    while True:
+        following = min(depends[walk[-1]] & nodes.keys())
+        if following in walk:
+            circle = walk[walk.index(following) :]
+            start = circle.index(min(circle))
+            return [nodes[index] for index in circle[start:] + circle[:start]]
+        walk.append(following)
+
+
 def _reads(node: Node) -> tuple[Key, ...]:
     """What a component and its fallbacks read."""
     own: tuple[Key, ...] = (*node.features, *node.columns)
     return own if node.fallback is None else (*own, *_reads(node.fallback))
+
+
+def _writes(node: Node) -> frozenset[Key]:
+    """What a component or one of its fallbacks writes."""
+    return node.writes if node.fallback is None else node.writes | _writes(node.fallback)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -94,7 +94,8 @@ class Converter:
                 self._only_resource(option, values, path, what)
             elif option.required:
                 wanted = f"{name} = ... ({type_name(option.type)}){': ' + option.doc if option.doc else ''}"
-                self.report("E103", f"{what} needs the key {name!r}", path, hint=f"add {wanted}", part="key")
+                hint = f"give --data DIR, or add {wanted}" if option.data_dir else f"add {wanted}"
+                self.report("E103", f"{what} needs the key {name!r}", path, hint=hint, part="key")
         return values
 
     def _only_resource(self, option: Option, values: dict[str, Any], path: TomlPath, what: str) -> None:
@@ -115,11 +116,7 @@ class Converter:
         converted = self.value(value, option.type, path)
         if isinstance(converted, _Bad) or converted is None:
             return converted
-        for constraint in option.constraints:
-            wanted = violation(converted, constraint)
-            if wanted is not None:
-                return self.report("E104", f"{option.name}: wanted {wanted}, found {describe(value)}", path)
-        return converted
+        return self._constrained(value, converted, option.constraints, path, f"{option.name}: ")
 
     def value(self, value: Any, hint: Any, path: TomlPath) -> Any:
         """A value of a type, or `BAD`."""
@@ -129,10 +126,18 @@ class Converter:
         converted = self._plain(value, hint, path)
         if isinstance(converted, _Bad):
             return converted
-        for constraint in (*metadata, *more):
-            wanted = violation(converted, constraint)
+        return self._constrained(value, converted, (*metadata, *more), path)
+
+    def _constrained(
+        self, value: Any, converted: Any, constraints: Iterable[Any], path: TomlPath, what: str = ""
+    ) -> Any:
+        for constraint in constraints:
+            try:
+                wanted = violation(converted, constraint)
+            except TypeError as error:
+                return self.report("E203", f"{what}{constraint!r} does not fit the option's type: {error}", path)
             if wanted is not None:
-                return self.report("E104", f"wanted {wanted}, found {describe(value)}", path)
+                return self.report("E104", f"{what}wanted {wanted}, found {describe(value)}", path)
         return converted
 
     def _plain(self, value: Any, hint: Any, path: TomlPath) -> Any:
@@ -180,15 +185,25 @@ class Converter:
     def _sequence(self, value: Any, hint: Any, path: TomlPath) -> Any:
         if not isinstance(value, list):
             return self._wrong(value, hint, path)
-        inner = get_args(hint)[0] if get_args(hint) else Any
-        converted = tuple(self.value(item, inner, (*path, at)) for at, item in enumerate(value))
-        return BAD if any(isinstance(item, _Bad) for item in converted) else converted
+        args: tuple[Any, ...] = get_args(hint) or (Any,)
+        inner = [args[0]] * len(value)
+        if get_origin(hint) is tuple and args[-1] is not Ellipsis:
+            if len(value) != len(args):
+                return self.report("E104", f"wanted a list of {len(args)}, found {describe(value)}", path)
+            inner = list(args)
+        converted = [self.value(item, inner[at], (*path, at)) for at, item in enumerate(value)]
+        if any(isinstance(item, _Bad) for item in converted):
+            return BAD
+        return converted if get_origin(hint) is list or hint is list else tuple(converted)
 
     def _nested(self, value: Any, hint: type, path: TomlPath) -> Any:
         if not isinstance(value, dict):
             return self._wrong(value, hint, path)
-        before = len(self.problems)
-        values = self.table(value, options_of(hint), path, hint.__name__)
+        before, options = len(self.problems), options_of(hint)
+        held = next((name for name, option in options.items() if is_resource_type(optional_of(option.type))), None)
+        if held is not None:
+            return self.report("E203", f"{hint.__name__}.{held}: only a component itself can take a resource", path)
+        values = self.table(value, options, path, hint.__name__)
         if len(self.problems) > before:
             return BAD
         try:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from candidate_pipeline.options import options_of
 from candidate_pipeline.registry import Registry
-from candidate_pipeline.spec.document import Document, describe
+from candidate_pipeline.spec.document import Document, describe, dotted
 from candidate_pipeline.spec.model import Dataset
 from candidate_pipeline.spec.positions import TomlPath
-from candidate_pipeline.spec.problems import Location, Problem, SpecError
+from candidate_pipeline.spec.problems import Location, Problem, SpecError, nearest
 
 FILE: Final = "dataset.toml"
 _DEFAULT: Final = "default_"
@@ -36,12 +36,12 @@ def default_data_dir(document: Document, registry: Registry) -> Path | None:
             if option.data_dir:
                 given = table.get(option.name)
                 if isinstance(given, str):
-                    return document.base_of(("resources", name, option.name)) / given
+                    return document.base_of(("resources", name, option.name)) / Path(given).expanduser()
                 return option.default if isinstance(option.default, Path) else None
     return None
 
 
-def apply_dataset(document: Document, directory: Path, *, required: bool) -> Dataset | None:
+def apply_dataset(document: Document, directory: Path, problems: list[Problem], *, required: bool) -> Dataset | None:
     """Read `dataset.toml` of a directory and apply its `[set]` to a spec.
 
     An override whose table the spec does not have is passed over: a data directory serves many specs.
@@ -49,51 +49,58 @@ def apply_dataset(document: Document, directory: Path, *, required: bool) -> Dat
     Args:
         document: The spec; overridden in place.
         directory: The data directory.
-        required: Whether a directory without the file is an error (`--data` named it).
-
-    Raises:
-        SpecError: The directory or file is missing or wrong.
+        problems: Mistakes are appended here.
+        required: Whether a directory without the file is a mistake (`--data` named it).
     """
     file = directory / FILE
     if not file.is_file():
-        if not required:
-            return None
-        found = "a directory without it" if directory.is_dir() else "no such directory"
-        hint = "give a data directory, such as one that `candidate-pipeline data fetch` makes"
-        raise SpecError([Problem("E100", f"wanted the file {FILE}, found {found}", Location(str(directory)), hint)])
-    dataset = Document.read(file)
-    problems = []
+        if required:
+            found = "a directory without it" if directory.is_dir() else "no such directory"
+            hint = "give a data directory, such as one that `candidate-pipeline data fetch` makes"
+            message = f"wanted the file {FILE}, found {found}"
+            problems.append(Problem("E100", message, Location(str(directory)), hint))
+        return None
+    try:
+        dataset = Document.read(file)
+    except SpecError as error:
+        problems += error.problems
+        return None
     defaults = {}
-    now: dt.datetime | None = None
     for key, value in dataset.data.items():
-        if key == "now":
-            if isinstance(value, dt.datetime) and value.tzinfo is not None:
-                now = value
-            else:
-                problems.append(
-                    dataset.problem("E102", f"now: wanted a date-time with a zone, found {describe(value)}", (key,))
-                )
+        if key in _WANTED:
+            wanted, good = _WANTED[key]
+            if not good(value):
+                problems.append(dataset.problem("E102", f"{key}: wanted {wanted}, found {describe(value)}", (key,)))
         elif key.startswith(_DEFAULT):
             defaults[key.removeprefix(_DEFAULT)] = value
-        elif key not in {"name", "set", "schema", "doc"}:
-            problems.append(
-                dataset.problem(
-                    "E101",
-                    f"unknown key {key!r} in {FILE}",
-                    (key,),
-                    part="key",
-                    hint="name, now, default_<input>, set",
-                )
-            )
-    overrides = dataset.get(("set",)) or {}
-    if not isinstance(overrides, dict):
-        problems.append(dataset.problem("E102", f"set: wanted a table, found {describe(overrides)}", ("set",)))
-        overrides = {}
-    if problems:
-        raise SpecError(problems)
-    for path, keys, value in _flat(overrides):
+        else:
+            hint = nearest(key, [*_WANTED, f"{_DEFAULT}<input>"])
+            message = f"unknown key {key!r} in {FILE}"
+            problems.append(dataset.problem("E101", message, (key,), part="key", hint=hint))
+    overrides = dataset.get(("set",))
+    for path, keys, value in _flat(overrides if isinstance(overrides, dict) else {}):
         document.override(path, value, dataset.locate(("set", *keys)), dataset.base)
-    return Dataset(directory, str(dataset.get(("name",)) or directory.name), now, defaults)
+    name, now = dataset.get(("name",)), dataset.get(("now",))
+    return Dataset(
+        directory,
+        name if isinstance(name, str) else directory.name,
+        now if _is_moment(now) else None,
+        defaults,
+    )
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, dt.datetime) and value.tzinfo is not None
+
+
+#: What `dataset.toml` may hold beside `default_<input>`: how a message calls it, and the test.
+_WANTED: Final[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {
+    "schema": ("the integer 1", lambda value: type(value) is int and value == 1),
+    "name": ("a string", lambda value: isinstance(value, str)),
+    "doc": ("a string", lambda value: isinstance(value, str)),
+    "now": ("a date-time with a zone", _is_moment),
+    "set": ("a table", lambda value: isinstance(value, dict)),
+}
 
 
 def _flat(overrides: dict[str, Any]) -> Iterable[tuple[TomlPath, TomlPath, Any]]:
@@ -110,26 +117,37 @@ def _flat(overrides: dict[str, Any]) -> Iterable[tuple[TomlPath, TomlPath, Any]]
             yield path, keys, value
 
 
-def apply_sets(document: Document, sets: Iterable[str]) -> None:
+def apply_sets(document: Document, sets: Iterable[str]) -> list[Problem]:
     """Apply `--set a.b=value` overrides; a value is TOML, or text if it is not.
 
-    Raises:
-        SpecError: One is not of that form, or names nothing in the spec.
+    Returns:
+        Those that are not of that form, or name nothing in the spec.
     """
     problems = []
     for entry in sets:
         name, equals, text = entry.partition("=")
         location = Location(f"--set {entry}")
-        path: TomlPath = tuple(name.strip().split("."))
+        path: TomlPath = tuple(part.strip() for part in name.split("."))
         if not equals or not all(path):
             problems.append(Problem("E107", "wanted --set a.b=value", location))
-            continue
-        try:
-            value: Any = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
-        if not document.override(path, value, location, Path.cwd()):
-            parent = ".".join(str(part) for part in path[:-1])
-            problems.append(Problem("E107", f"the spec has no table [{parent}]", location, "name a table that it has"))
-    if problems:
-        raise SpecError(problems)
+        elif not document.override(path, _set_value(text), location, Path.cwd()):
+            problems.append(Problem("E107", *_no_table(document, path, location)))
+    return problems
+
+
+def _set_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text.strip()
+    return parsed["value"] if len(parsed) == 1 else text.strip()
+
+
+def _no_table(document: Document, path: TomlPath, location: Location) -> tuple[str, Location, str]:
+    """The message, place and hint for an override of a table that is not there."""
+    for end in range(1, len(path)):
+        if not isinstance(document.get(path[:end]), dict):
+            there = document.get(path[: end - 1])
+            hint = nearest(str(path[end - 1]), [str(key) for key, value in there.items() if isinstance(value, dict)])
+            return f"the spec has no table [{dotted(path[:end])}]", location, hint or "name a table that it has"
+    return f"the spec has no place for {dotted(path)}", location, "name a table that it has"

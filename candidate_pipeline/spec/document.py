@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import copy
 import datetime as dt
 import re
 import tomllib
@@ -13,6 +14,7 @@ from candidate_pipeline.spec.positions import Span, TomlPath, scan
 from candidate_pipeline.spec.problems import Location, Problem, SpecError
 
 MAX_BYTES: Final = 4 * 2**20
+MAX_DEPTH: Final = 32
 _TOML_ERROR: Final = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)")
 
 
@@ -47,9 +49,14 @@ class Document:
         self._overrides: dict[TomlPath, tuple[Location, Path]] = {}
         try:
             self.data: dict[str, Any] = tomllib.loads(self._text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            self._spans: dict[TomlPath, Span] = scan(self._text)
+        except RecursionError:
+            raise SpecError([self._too_deep(Location(name))]) from None
+        except ValueError as error:  # a TOMLDecodeError, or a number with more digits than Python reads
             raise SpecError([self._syntax_problem(error)]) from None
-        self._spans: dict[TomlPath, Span] = scan(self._text)
+        deepest = max(self._spans, key=len, default=())
+        if len(deepest) > MAX_DEPTH:
+            raise SpecError([self._too_deep(self.locate(deepest))])
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -62,13 +69,20 @@ class Document:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise SpecError([Problem("E100", f"the file is larger than {MAX_BYTES} bytes", location)])
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             hint = "name another with --config FILE"
             raise SpecError([Problem("E100", f"cannot read the file: {error.strerror}", location, hint)]) from None
         except UnicodeDecodeError as error:
             raise SpecError([Problem("E100", f"the file is not UTF-8: {error.reason}", location)]) from None
         return cls(text, str(path), path.resolve().parent)
+
+    def copy(self) -> Document:
+        """A document that can be overridden without changing this one."""
+        twin = copy.copy(self)
+        twin.data = copy.deepcopy(self.data)
+        twin._overrides = dict(self._overrides)
+        return twin
 
     def get(self, path: TomlPath) -> Any:
         """The value at a path, or `None`."""
@@ -81,10 +95,17 @@ class Document:
         return value
 
     def override(self, path: TomlPath, value: Any, location: Location, base: Path | None = None) -> bool:
-        """Set a value at a path of table keys; false if its parent tables are not there."""
-        parent = self.get(path[:-1])
-        if not isinstance(parent, dict):
+        """Set a value at a path of table keys; false if there is no such place.
+
+        The named table (`components.age`) must be there; tables inside it (`components.age.run`) are made.
+        """
+        if not isinstance(self.get(path[: min(2, len(path) - 1)]), dict):
             return False
+        parent: Any = self.data
+        for part in path[:-1]:
+            parent = parent.setdefault(part, {})
+            if not isinstance(parent, dict):
+                return False
         parent[path[-1]] = value
         for known in [known for known in self._overrides if known[: len(path)] == path]:
             del self._overrides[known]
@@ -116,6 +137,9 @@ class Document:
         line = bisect.bisect_right(self._starts, start) - 1
         stop = min(end, self._starts[line + 1] - 1)
         return Location(self.name, line + 1, start - self._starts[line] + 1, stop - start, self._lines[line])
+
+    def _too_deep(self, location: Location) -> Problem:
+        return Problem("E100", f"tables and lists may be nested {MAX_DEPTH} deep; these are nested deeper", location)
 
     def _syntax_problem(self, error: Exception) -> Problem:
         match = _TOML_ERROR.fullmatch(str(error))

@@ -9,32 +9,33 @@ from typing import Any, Final
 
 import attrs
 
-from candidate_pipeline.errors import MisconfigurationError
 from candidate_pipeline.keys import Column, Key, QueryFeature
 from candidate_pipeline.options import options_of
-from candidate_pipeline.plugin import KINDS, Kind
-from candidate_pipeline.registry import ComponentRef, Registry
+from candidate_pipeline.plugin import Kind
+from candidate_pipeline.registry import Registry
 from candidate_pipeline.spec.convert import Converter
 from candidate_pipeline.spec.dataset import apply_dataset, apply_sets, default_data_dir
 from candidate_pipeline.spec.document import Document, describe
+from candidate_pipeline.spec.entries import Entries
 from candidate_pipeline.spec.model import (
+    FALLBACK,
     STAGES,
     ComponentSpec,
     Dataset,
     FileSpec,
     PipelineOptions,
     PipelineSpec,
-    RunPolicy,
     Stage,
 )
 from candidate_pipeline.spec.positions import TomlPath
-from candidate_pipeline.spec.problems import SpecError, nearest
+from candidate_pipeline.spec.problems import Problem, nearest
 from candidate_pipeline.spec.references import resource_problems
 
 SCHEMA: Final = 1
-FALLBACK: Final = "fallback:"
-#: Names that `run` takes itself.
-RESERVED_INPUTS: Final = frozenset({"now", "seed", "request_id"})
+#: Names that `Pipeline.run` or the command `run` takes itself.
+RESERVED_INPUTS: Final = frozenset(
+    {"config", "data", "explain", "format", "help", "limit", "now", "request_id", "seed", "set"}
+)
 _LOCAL_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _TOP: Final = ("schema", "pipelines", "components", "resources")
 
@@ -49,57 +50,58 @@ def load_spec(
     """Check a document and resolve its names.
 
     Args:
-        document: The TOML; overridden in place by `dataset.toml` and `sets`.
+        document: The TOML.
         registry: Where names resolve.
         data: The data directory; default: what the spec's first data resource reads.
-        sets: Overrides, `a.b=value` each.
+        sets: Overrides, `a.b=value` each; they win over those of the data directory.
 
-    Raises:
-        SpecError: The spec has mistakes.
+    Returns:
+        The spec with its `problems`, so that building it can find the rest of them.
     """
+    asked = document.copy()
+    apply_sets(asked, sets)
+    directory = data if data is not None else default_data_dir(asked, registry)
+    problems: list[Problem] = []
     dataset: Dataset | None = None
-    directory = data if data is not None else default_data_dir(document, registry)
+    overridden = document.copy()
     if directory is not None:
-        dataset = apply_dataset(document, directory, required=data is not None)
-    apply_sets(document, sets)
-    return _Loader(document, registry, data, dataset).load()
+        dataset = apply_dataset(overridden, directory, problems, required=data is not None)
+    problems += apply_sets(overridden, sets)
+    return _Loader(overridden, registry, data, dataset, problems).load()
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Loader:
     document: Document
     registry: Registry
     data: Path | None
     dataset: Dataset | None
+    problems: list[Problem]
     converter: Converter = attrs.field(init=False)
-    components: dict[str, Any] = attrs.field(init=False)
-    seen: dict[tuple[Kind, str], ComponentSpec | None] = attrs.field(factory=dict)
-    classes: dict[str, type | None] = attrs.field(factory=dict)
+    entries: Entries = attrs.field(init=False)
 
     def load(self) -> FileSpec:
-        self.converter = Converter(self.document, {}, self.data)
+        self.converter = Converter(self.document, {}, self.data, self.problems)
         top = self.document.data
         for key in top:
             if key not in _TOP:
                 self._report("E101", f"unknown key {key!r}", (key,), hint=nearest(key, _TOP), part="key")
         self._check_schema(top)
         resource_tables = self._tables("resources")
-        self.components = self._tables("components")
-        self.converter.resources = {name: self._resource_class(table) for name, table in resource_tables.items()}
+        self.entries = Entries(self.document, self.registry, self.converter, self._tables("components"))
+        self.converter.resources = {name: self.entries.resource_class(table) for name, table in resource_tables.items()}
         resources = {}
         for name in resource_tables:
-            spec = self._configured("resource", name, ("resources", name), ("resources", name))
+            spec = self.entries.configured("resource", name, ("resources", name), ("resources", name))
             if spec is not None:
                 resources[name] = spec
+        if not top.get("pipelines", {}):
+            self._report("E103", "the spec has no pipeline", ("pipelines",), hint="add a table [pipelines.<name>]")
         pipelines = {name: self._pipeline(name, table) for name, table in self._tables("pipelines").items()}
-        if not pipelines and "pipelines" not in top:
-            self._report("E103", "the spec has no pipeline", (), hint="add a table [pipelines.<name>]")
-        self._unused_components()
-        used = [*resources.values(), *(spec for spec in self.seen.values() if spec is not None)]
-        self.converter.problems += resource_problems(self.document, used, resources)
-        if self.converter.problems:
-            raise SpecError(self.converter.problems)
-        return FileSpec(self.document, pipelines, resources, self.dataset)
+        self.entries.unused()
+        used = [*resources.values(), *(spec for spec in self.entries.seen.values() if spec is not None)]
+        self.problems += resource_problems(self.document, used, resources)
+        return FileSpec(self.document, pipelines, resources, self.dataset, tuple(self.problems))
 
     def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> None:
         self.converter.report(code, message, path, hint=hint, part=part)
@@ -137,170 +139,88 @@ class _Loader:
             hint = nearest(key, [*allowed, *STAGES])
             self._report("E101", f"unknown key {key!r} in [pipelines.{name}]", (*path, key), hint=hint, part="key")
             del plain[key]
-        options = PipelineOptions(**self.converter.table(plain, allowed, path, f"[pipelines.{name}]"))
+        values = self.converter.table(plain, allowed, path, f"[pipelines.{name}]")
+        options = PipelineOptions(**values)
+        inputs = self._inputs(options, path)
+        partial = len(inputs) < len(options.inputs) or ("inputs" in plain and "inputs" not in values)
         fallbacks: dict[str, ComponentSpec] = {}
         stages = {}
         for stage, kind in STAGES.items():
             specs = self._stage(stage, kind, table, path)
-            stages[stage] = specs
-            for spec in specs:
-                self._fallbacks(spec, fallbacks)
+            stages[stage] = tuple(spec for spec in specs if spec is not None)
+            partial = partial or None in specs
+            for spec in stages[stage]:
+                partial = not self._fallbacks(spec, fallbacks) or partial
         for needed in ("sources", "selector"):
             if needed not in table:
                 self._report("E103", f"[pipelines.{name}] needs the key {needed!r}", path, part="key")
-        inputs = {}
-        for parameter, key_name in options.inputs.items():
-            if parameter in RESERVED_INPUTS:
-                self._report(
-                    "E105",
-                    f"{parameter!r} is not a name for an input: every request has it",
-                    (*path, "inputs", parameter),
-                    part="key",
-                )
-            feature = self._key(key_name, (*path, "inputs", parameter), QueryFeature)
-            if isinstance(feature, QueryFeature):
-                inputs[parameter] = feature
+                partial = True
         show = [self._key(shown, (*path, "show", at), Column) for at, shown in enumerate(options.show)]
         return PipelineSpec(
-            name, options, inputs, tuple(key for key in show if key is not None), stages, fallbacks, path
+            name,
+            options,
+            inputs,
+            tuple(key for key in show if isinstance(key, Column)),
+            stages,
+            fallbacks,
+            path,
+            partial,
         )
 
-    def _stage(self, stage: Stage, kind: Kind, table: Mapping[str, Any], path: TomlPath) -> tuple[ComponentSpec, ...]:
+    def _inputs(self, options: PipelineOptions, path: TomlPath) -> dict[str, QueryFeature[Any]]:
+        inputs = {}
+        for parameter, key_name in options.inputs.items():
+            place = (*path, "inputs", parameter)
+            if parameter in RESERVED_INPUTS:
+                why = "every request, or the command `run`, has an option of that name"
+                self._report("E105", f"{parameter!r} is not a name for an input: {why}", place, part="key")
+            elif not _LOCAL_NAME.fullmatch(parameter):
+                hint = "a name is lower-case letters, digits and underscores"
+                self._report("E105", f"{parameter!r} is not a name for an input", place, hint=hint, part="key")
+            feature = self._key(key_name, place, QueryFeature)
+            if isinstance(feature, QueryFeature):
+                inputs[parameter] = feature
+        return inputs
+
+    def _stage(self, stage: Stage, kind: Kind, table: Mapping[str, Any], path: TomlPath) -> list[ComponentSpec | None]:
+        """The components of a stage, `None` for each entry that names none."""
         value = table.get(stage, [])
-        if stage == "selector":
-            value = [value] if isinstance(value, str) else value
-            if stage in table and not isinstance(table[stage], str):
-                self._report("E102", f"selector: wanted a string, found {describe(table[stage])}", (*path, stage))
-                return ()
+        if stage == "selector" and stage in table:
+            if not isinstance(value, str):
+                self._report("E102", f"selector: wanted a string, found {describe(value)}", (*path, stage))
+                return [None]
+            return [self.entries.entry(kind, value, (*path, stage))]
         if not isinstance(value, list):
             self._report("E102", f"{stage}: wanted a list of strings, found {describe(value)}", (*path, stage))
-            return ()
-        specs: list[ComponentSpec] = []
+            return [None]
+        if stage == "sources" and stage in table and not value:
+            self._report("E104", "sources: wanted at least one, found an empty list", (*path, stage))
+        specs: list[ComponentSpec | None] = []
         names: set[str] = set()
         for at, entry in enumerate(value):
-            place: TomlPath = (*path, stage) if stage == "selector" else (*path, stage, at)
+            place: TomlPath = (*path, stage, at)
             if not isinstance(entry, str):
                 self._report("E102", f"wanted a string, found {describe(entry)}", place)
-                continue
-            if entry in names:
+                specs.append(None)
+            elif entry in names:
                 hint = "give one of them a name of its own: [components.<name>] with use = ..."
                 self._report("E308", f"{entry!r} stands twice in {stage}", place, hint=hint)
-                continue
-            names.add(entry)
-            spec = self._entry(kind, entry, place)
-            if spec is not None:
-                specs.append(spec)
-        return tuple(specs)
-
-    def _entry(self, kind: Kind, entry: str, place: TomlPath) -> ComponentSpec | None:
-        """What a list entry means: a `[components.*]` name, or a registered name used with its defaults."""
-        if (kind, entry) in self.seen:
-            return self.seen[kind, entry]
-        spec: ComponentSpec | None
-        if entry in self.components:
-            spec = self._configured(kind, entry, ("components", entry), place)
-        elif "." in entry:
-            spec = self._registered(kind, entry, entry, {}, RunPolicy(), place, place, place)
-        else:
-            names = [*self.components, *(ref.name for ref in self.registry.components(kind))]
-            hint = nearest(entry, names) or f"add a table [components.{entry}]"
-            self._report("E200", f"no {_words(kind)} named {entry!r}", place, hint=hint)
-            spec = None
-        self.seen[kind, entry] = spec
-        return spec
-
-    def _configured(self, kind: Kind, name: str, path: TomlPath, place: TomlPath) -> ComponentSpec | None:
-        table = dict(self.document.get(path))
-        use, run_table = table.pop("use", None), table.pop("run", {})
-        if not isinstance(use, str):
-            if use is None:
-                self._report("E103", f"[{path[0]}.{name}] needs the key 'use'", path, part="key")
             else:
-                self._report("E102", f"use: wanted a string, found {describe(use)}", (*path, "use"))
-            return None
-        run = RunPolicy()
-        if kind == "resource" and run_table:
-            self._report("E101", "a resource takes no 'run'", (*path, "run"), part="key")
-        elif not isinstance(run_table, dict):
-            self._report("E102", f"run: wanted a table, found {describe(run_table)}", (*path, "run"))
-        else:
-            run = RunPolicy(**self.converter.table(run_table, options_of(RunPolicy), (*path, "run"), "run"))
-        return self._registered(kind, name, use, table, run, path, (*path, "use"), place)
+                names.add(entry)
+                specs.append(self.entries.entry(kind, entry, place))
+        return specs
 
-    def _registered(
-        self,
-        kind: Kind,
-        name: str,
-        use: str,
-        given: Mapping[str, Any],
-        run: RunPolicy,
-        path: TomlPath,
-        use_path: TomlPath,
-        place: TomlPath,
-    ) -> ComponentSpec | None:
-        ref = self._find(kind, use, use_path)
-        if ref is None:
-            return None
-        cls = self._class(ref, use_path)
-        if cls is None:
-            return None
-        values = self.converter.table(given, options_of(cls), path, use)
-        return ComponentSpec(name, kind, ref, cls, values, run, path, place)
-
-    def _find(self, kind: Kind, use: str, path: TomlPath) -> ComponentRef | None:
-        ref = self.registry.find(kind, use)
-        if ref is not None:
-            return ref
-        broken = self.registry.broken_for(use)
-        others = self.registry.kinds_of(use)
-        if others:
-            self._report("E202", f"{use!r} is a {_words(others[0])}, wanted a {_words(kind)}", path)
-        elif broken is not None:
-            what = f"{broken.distribution} {broken.version} could not be loaded: {broken.cause}"
-            self._report("E201", f"no {_words(kind)} named {use!r}", path, hint=what)
-        else:
-            hint = nearest(use, (ref.name for ref in self.registry.components(kind)))
-            hint = hint or "install the plugin that offers it; `candidate-pipeline components` lists what there is"
-            self._report("E200", f"no {_words(kind)} named {use!r}", path, hint=hint)
-        return None
-
-    def _class(self, ref: ComponentRef, path: TomlPath) -> type | None:
-        key = f"{ref.kind} {ref.name}"
-        if key not in self.classes:
-            self.classes[key] = None
-            try:
-                cls = ref.load()
-                options_of(cls)
-            except MisconfigurationError as error:
-                self._report("E201", str(error), path)
-            except Exception as error:  # an annotation that does not resolve may raise anything
-                self._report("E203", f"{ref.name}: {error}", path)
-            else:
-                self.classes[key] = cls
-        return self.classes[key]
-
-    def _resource_class(self, table: Mapping[str, Any]) -> type | None:
-        """The class of a resource, or `None` where that fails; `_configured` reports why."""
-        ref = self.registry.find("resource", str(table.get("use", "")))
-        try:
-            return None if ref is None else ref.load()
-        except MisconfigurationError:
-            return None
-
-    def _fallbacks(self, spec: ComponentSpec, found: dict[str, ComponentSpec]) -> None:
-        """Resolve the chain of fallbacks that starts at a component."""
-        chain = [spec.name]
+    def _fallbacks(self, spec: ComponentSpec, found: dict[str, ComponentSpec]) -> bool:
+        """Resolve the chain of fallbacks that starts at a component; false if one of them is missing."""
         while spec.run.on_error is not None and spec.run.on_error.startswith(FALLBACK):
             name = spec.run.on_error.removeprefix(FALLBACK)
-            path = (*spec.path, "run", "on_error")
-            if name in chain:
-                self._report("E307", f"the fallback leads back to {name!r}: {' -> '.join([*chain, name])}", path)
-                return
-            chain.append(name)
-            target = self._entry(spec.kind, name, path)
+            target = self.entries.entry(spec.kind, name, (*spec.path, "run", "on_error"))
             if target is None:
-                return
+                return False
+            if name in found:  # the compiler sees whether the chain leads back
+                return True
             found[name] = spec = target
+        return True
 
     def _key(self, name: str, path: TomlPath, wanted: type[QueryFeature[Any]] | type[Column[Any]]) -> Key | None:
         keys = self.registry.keys()
@@ -308,20 +228,14 @@ class _Loader:
         what = "query feature" if wanted is QueryFeature else "column"
         if isinstance(key, wanted):
             return key
-        hint = nearest(name, (other.name for other in keys.values() if isinstance(other, wanted)))
-        self._report("E205", f"no {what} named {name!r}", path, hint=hint)
+        broken = self.registry.broken_for(name)
+        if key is not None:
+            other = "column" if wanted is QueryFeature else "query feature"
+            self._report("E205", f"{name!r} is a {other}, wanted a {what}", path)
+        elif broken is not None:
+            cause = f"{broken.distribution} {broken.version} could not be loaded: {broken.cause}"
+            self._report("E201", f"no {what} named {name!r}", path, hint=cause)
+        else:
+            hint = nearest(name, (other.name for other in keys.values() if isinstance(other, wanted)))
+            self._report("E205", f"no {what} named {name!r}", path, hint=hint)
         return None
-
-    def _unused_components(self) -> None:
-        """Check components that no pipeline uses as well, under the first kind that offers their name."""
-        used = {name for _, name in self.seen}
-        for name, table in self.components.items():
-            if name in used:
-                continue
-            use = table.get("use")
-            kinds = self.registry.kinds_of(use) if isinstance(use, str) else []
-            self._configured(kinds[0] if kinds else KINDS[0], name, ("components", name), ("components", name))
-
-
-def _words(kind: str) -> str:
-    return kind.replace("_", " ")

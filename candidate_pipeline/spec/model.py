@@ -10,12 +10,13 @@ from typing import Annotated, Any, Final, Literal
 import attrs
 from annotated_types import Ge, Gt
 
-from candidate_pipeline.keys import Key, QueryFeature
+from candidate_pipeline.keys import Column, QueryFeature
 from candidate_pipeline.options import Doc
 from candidate_pipeline.plugin import Kind
 from candidate_pipeline.registry import ComponentRef
 from candidate_pipeline.spec.document import Document
 from candidate_pipeline.spec.positions import TomlPath
+from candidate_pipeline.spec.problems import Problem
 
 Stage = Literal[
     "query_hydrators",
@@ -41,6 +42,9 @@ STAGES: Final[Mapping[Stage, Kind]] = {
     "post_selection_filters": "filter",
     "side_effects": "side_effect",
 }
+
+#: How `on_error` names a component that takes over.
+FALLBACK: Final = "fallback:"
 
 Timeout = Annotated[dt.timedelta, Gt(dt.timedelta(0))]
 
@@ -72,7 +76,19 @@ class PipelineOptions:
 
 @attrs.frozen
 class ComponentSpec:
-    """One use of a component, or of a resource."""
+    """One use of a component, or of a resource.
+
+    Args:
+        name: Its name in the spec.
+        kind: Its kind.
+        ref: Its registration.
+        cls: Its class.
+        options: The options that the spec sets, converted.
+        run: Its engine settings.
+        path: Where its settings stand.
+        place: Where it is listed.
+        sound: Whether all its settings are right; those that are not were reported and are left out.
+    """
 
     name: str
     kind: Kind
@@ -82,19 +98,21 @@ class ComponentSpec:
     run: RunPolicy
     path: TomlPath
     place: TomlPath
+    sound: bool = True
 
 
 @attrs.frozen
 class PipelineSpec:
-    """One pipeline."""
+    """One pipeline; `partial` if components are missing because of mistakes that were reported."""
 
     name: str
     options: PipelineOptions
     inputs: Mapping[str, QueryFeature[Any]]
-    show: tuple[Key, ...]
+    show: tuple[Column[Any], ...]
     stages: Mapping[Stage, tuple[ComponentSpec, ...]]
     fallbacks: Mapping[str, ComponentSpec]
     path: TomlPath
+    partial: bool = False
 
 
 @attrs.frozen
@@ -109,9 +127,10 @@ class Dataset:
 
 @attrs.frozen
 class FileSpec:
-    """A whole spec."""
+    """A whole spec, and the mistakes found so far; building finds the rest of them."""
 
     document: Document
     pipelines: Mapping[str, PipelineSpec]
     resources: Mapping[str, ComponentSpec]
     dataset: Dataset | None
+    problems: tuple[Problem, ...] = ()

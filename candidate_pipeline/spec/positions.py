@@ -71,9 +71,13 @@ class _Scanner:
         path: TomlPath = ()
         for place, (name, key_span) in enumerate(keys):
             path = (*path, name)
-            self.spans.setdefault(path, Span(key_span, (start, self.at)))
-            if many and place == len(keys) - 1:
+            span = Span(key_span, (start, self.at))
+            last = place == len(keys) - 1
+            if many and last:
                 self.list_sizes[path] = self.list_sizes.get(path, 0) + 1
+            if last and not many:
+                self.spans[path] = span  # a table's own header, even where that of a table inside it came first
+            self.spans.setdefault(path, span)
             if path in self.list_sizes:
                 path = (*path, self.list_sizes[path] - 1)
                 self.spans.setdefault(path, Span(key_span, (start, self.at)))

@@ -24,8 +24,8 @@ def resolved(value: Any, instances: Mapping[str, Any]) -> Any:
     """
     if isinstance(value, ResourceName):
         return instances[value.name]
-    if isinstance(value, tuple):
-        return tuple(resolved(item, instances) for item in value)
+    if isinstance(value, tuple | list):
+        return type(value)(resolved(item, instances) for item in value)
     if isinstance(value, dict):
         return {name: resolved(item, instances) for name, item in value.items()}
     return value
@@ -43,7 +43,7 @@ def resource_problems(
                 continue
             fitting = [name for name, other in resources.items() if fits(other.cls, reference.wanted)]
             hint = nearest(reference.name, fitting) or f"add a resource of class {wanted}"
-            message = f"wanted a {wanted}, found {reference.name!r}, a {target.cls.__name__}"
+            message = f"wanted a resource of class {wanted}, found {reference.name!r} of class {target.cls.__name__}"
             problems.append(document.problem("E206", message, reference.path, hint=hint))
     for name, spec in resources.items():
         chain = _cycle(name, resources)
@@ -58,7 +58,7 @@ def _names_in(values: Iterable[Any]) -> Iterator[ResourceName]:
     for value in values:
         if isinstance(value, ResourceName):
             yield value
-        elif isinstance(value, tuple):
+        elif isinstance(value, tuple | list):
             yield from _names_in(value)
         elif isinstance(value, dict):
             yield from _names_in(value.values())

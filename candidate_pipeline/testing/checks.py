@@ -179,7 +179,7 @@ def _plain(answer: Any) -> dict[str, Any]:
     if isinstance(answer, Patch):
         arrays = {}
         for column, update in answer.updates.items():
-            values, valid = update.checked(len(np.asarray(update.values)))
+            values, valid = update.checked(len(update.values))  # type: ignore[arg-type]  # an answer that was checked has rows
             mask = np.ones(len(values), np.bool_) if valid is None else valid
             blank = column.blank(len(values), update.given_labels)
             blank[mask] = values[mask]

@@ -60,7 +60,6 @@ def test_run_prints_json() -> None:
         (["run", "for_you", "--config", "nowhere.toml"], "nowhere.toml", 2),
         (["run", "for_you", "--data", "nowhere"], "wanted the file dataset.toml, found no such directory", 2),
         (["run", "for_you", "--set", "components.aeg.max_age=1h"], "the spec has no table [components.aeg]", 2),
-        (["run", "for_you", "--explain", "17"], "no source returned it", 1),
     ],
 )
 def test_mistakes_get_a_message_and_no_traceback(arguments: list[str], message: str, status: int) -> None:
@@ -88,6 +87,12 @@ def test_every_candidate_can_be_explained(app: App) -> None:
             assert explanation.sources
             fates.add(explanation.fate)
     assert fates == {"selected", "unselected", "dropped"}
+
+
+def test_an_item_that_nobody_fetched_cannot_be_explained(app: App) -> None:
+    """Asking about an item that no source returned says so and names the sources."""
+    with pytest.raises(KeyError, match=r"no source returned it \(sources: thunder, retrieval\)"):
+        app["for_you"].run_sync().explain(17)
 
 
 def test_the_bundled_files_stay_small() -> None:

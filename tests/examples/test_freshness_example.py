@@ -60,11 +60,10 @@ def test_an_installed_plugin_changes_the_ranking(installed: dict[str, str], tmp_
     config = tmp_path / "pipelines.toml"
     config.write_text(spec, encoding="utf-8")
     plain = program("run", "for_you", env=installed)
-    fresh = program("run", "for_you", "--config", str(config), env=installed)
-    order = [item["item_id"] for item in fresh["items"]]
-    assert order != [item["item_id"] for item in plain["items"]]
-    again = program("run", "for_you", "--config", str(config), "--explain", str(order[0]), env=installed)
-    terms = {part["column"]: part for part in again["explanations"][0]["terms"]}
+    before = [item["item_id"] for item in plain["items"]]
+    fresh = program("run", "for_you", "--config", str(config), "--explain", str(before[0]), env=installed)
+    assert [item["item_id"] for item in fresh["items"]] != before
+    terms = {part["column"]: part for part in fresh["explanations"][0]["terms"]}
     assert terms["freshness.factor"]["scorer"] == "fresh"
     assert 0 < terms["freshness.factor"]["values"]["factor"] <= 1
 
