@@ -7,6 +7,7 @@ applies them, so nothing here is ever changed in place and arrays are shared ins
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -273,12 +274,13 @@ class Row:
     def __getitem__(self, column: Column[Any]) -> Any:
         """The cell as a Python value; a labelled cell as a dictionary, a vector as a list.
 
-        A null or failed cell gives the column's declared default, or `None`.
+        A null or failed cell gives the column's declared default, or `None` where that is missing or NaN.
 
         Raises:
             MissingColumnError: Nobody wrote the column.
         """
         cells = self.candidates.cells(column)
         if cells.state is not None and cells.state[self.at] != VALID:
-            return column.default if column.has_default else None
+            nothing = not column.has_default or (isinstance(column.default, float) and isnan(column.default))
+            return None if nothing else column.default
         return cells.plain(self.at, column)
