@@ -53,7 +53,7 @@ def training_interactions(data: FeedTables, split: Split | None = None) -> Inter
         item_ids=acted_on.ids,
         times=events.time,
         actions=events.actions[:, happened],
-        action_names=names,  # type: ignore[arg-type]  # mypy does not follow the attrs converter
+        action_names=names,
         catalogue=Catalogue(ids, authors, created),
         dwell_seconds=events.seconds[:, events.continuous_labels.index(_DWELL)],
     )
