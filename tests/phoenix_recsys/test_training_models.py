@@ -251,12 +251,8 @@ def first_steps() -> dict[str, FirstStep]:
     """Both stages on ratings, and the ranker on logged impressions."""
     retrieval, ranker, _ = stage_of(planted(), still())
     _, logged, _ = stage_of(planted(impressions=True), still())
-    named: dict[str, RetrievalStage | RankerStage] = {
-        "retrieval": retrieval,
-        "ranker": ranker,
-        "ranker on impressions": logged,
-    }
-    return {name: FirstStep.of(stage) for name, stage in named.items()}
+    stages = (("retrieval", retrieval), ("ranker", ranker), ("ranker on impressions", logged))
+    return {name: FirstStep.of(stage) for name, stage in stages}
 
 
 def test_gradients_reach_the_trunk(first_steps: dict[str, FirstStep]) -> None:
