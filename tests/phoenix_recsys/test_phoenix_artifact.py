@@ -162,6 +162,15 @@ def test_damaged_archives_never_load_wrongly(name: str, copy: Path, fixtures: Pa
         _same(load_artifact(copy), load_artifact(good))
 
 
+def test_a_damaged_header_that_the_tokenizer_chokes_on_is_refused(copy: Path) -> None:
+    """A changed byte in an array's header that makes Python's tokenizer give up is still an `ArtifactError`."""
+    file = copy / "embedding_tables.npz"
+    np.savez(file, user_embeddings=np.zeros(30_000, np.float32))
+    file.write_bytes(file.read_bytes().replace(b"(30000,)", b"(30000,("))
+    with pytest.raises(ArtifactError, match=r"embedding_tables\.npz.*TokenError"):
+        load_artifact(copy)
+
+
 PARAMS: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("missing", lambda a: a.pop("phoenix_model/unembeddings"), r"unembeddings: wanted a parameter of shape \[32, 19\]"),
     ("extra", lambda a: a.update({"phoenix_model/more": np.zeros(2, np.float32)}), "more: wanted no such parameter"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
-import struct
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,6 @@ from phoenix_recsys.errors import ArtifactError
 
 FETCH_AGAIN = "The file is damaged: copy or download it again, or rebuild the model."
 EARLIEST_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-# What zipfile and numpy raise on damaged archives.
-DAMAGE = (
-    OSError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 @attrs.frozen
@@ -66,16 +51,26 @@ def read_npz(
     if not path.is_file():
         found = "a directory" if path.is_dir() else "no such file"
         raise ArtifactError(path, None, "an .npz archive", found, "Check the path, or rebuild the model.")
+    with _damage_reported(path, None, "a complete .npz archive"), zipfile.ZipFile(path) as archive:
+        headers = {_entry_name(info): _read_header(path, archive, info) for info in archive.infolist()}
+        check(headers)
+        return {_entry_name(info): _read_array(path, archive, info) for info in archive.infolist()}
+
+
+@contextlib.contextmanager
+def _damage_reported(path: Path, entry: str | None, wanted: str) -> Iterator[None]:
+    """Whatever zipfile and numpy raise on damaged bytes becomes an ``ArtifactError``.
+
+    Their parsers were not written for hostile input: beside their own errors they let those of ``struct``, ``zlib``
+    and ``tokenize`` out, among others, so no list of them would be complete.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            headers = {_entry_name(info): _read_header(path, archive, info) for info in archive.infolist()}
-            check(headers)
-            return {_entry_name(info): _read_array(path, archive, info) for info in archive.infolist()}
+        yield
     except ArtifactError:
         raise
-    except DAMAGE as error:
-        found = f"{path.stat().st_size} bytes that cannot be read as one ({error})"
-        raise ArtifactError(path, None, "a complete .npz archive", found, FETCH_AGAIN) from error
+    except Exception as error:
+        found = f"{path.stat().st_size} bytes that cannot be read ({type(error).__name__}: {error})"
+        raise ArtifactError(path, entry, wanted, found, FETCH_AGAIN) from error
 
 
 def _entry_name(info: zipfile.ZipInfo) -> str:
@@ -100,11 +95,8 @@ def _read_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
 
 
 def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> npt.NDArray[Any]:
-    try:
-        with archive.open(info) as stream:
-            return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
-    except DAMAGE as error:
-        raise ArtifactError(path, _entry_name(info), "readable data", str(error), FETCH_AGAIN) from error
+    with _damage_reported(path, _entry_name(info), "readable data"), archive.open(info) as stream:
+        return np.asarray(np.lib.format.read_array(stream, allow_pickle=False))
 
 
 def npz_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
