@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from candidate_pipeline.candidates import Candidates
-from candidate_pipeline.cells import FAILED, NO_WRITER, NULL, VALID, Cells, same_labels
+from candidate_pipeline.cells import VALID, Cells
 from candidate_pipeline.errors import ContractError
 from candidate_pipeline.keys import ITEM_ID, Column
 
@@ -50,55 +50,44 @@ def merge(
     """
     if len(names) > MAX_SOURCES:
         raise ContractError(f"a pipeline may have at most {MAX_SOURCES} sources, found {len(names)}")
-    given = [
-        (at, table if writers is None else table.written_by(writers[at]))
-        for at, table in enumerate(tables)
-        if table is not None
-    ]
+    given = []
+    for at, table in enumerate(tables):
+        if table is not None:
+            bits = np.full(len(table), 1 << at, np.uint64)
+            own = table if table.alive.all() else table.limited_to(table.columns)  # drops are the source's affair
+            own = own if writers is None else own.written_by(writers[at])
+            given.append(own.with_sources(bits, tuple(names)))
     if not given:
         return Candidates.empty().with_sources(np.empty(0, np.uint64), tuple(names))
-    ids = np.concatenate([table[ITEM_ID] for _, table in given])
-    unique, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
-    order = np.argsort(first, kind="stable")
-    place_of = np.empty(len(unique), np.intp)
-    place_of[order] = np.arange(len(unique))
-    place = place_of[inverse]
-    rows = len(unique)
-
-    bits = np.zeros(rows, np.uint64)
-    columns: dict[Column[Any], Cells] = {}
-    start = 0
-    for at, table in given:
-        target = place[start : start + len(table)]
-        start += len(table)
-        bits[target] |= np.uint64(1 << at)
-        for column in table.columns:
-            columns[column] = _fill(columns.get(column), column, table.cells(column), target, rows)
-    columns[ITEM_ID] = Cells(unique[order], None, columns[ITEM_ID].writer)
-    return Candidates(columns, source_bits=bits, source_names=tuple(names))
+    rows = Candidates.concat(given)
+    grouped = _groups(rows[ITEM_ID])
+    if grouped is None:
+        return rows
+    first, group = grouped
+    if ITEM_TEXT_ID in rows:
+        _check_texts(rows.cells(ITEM_TEXT_ID), group)
+    return rows.one_a_group(first, group)
 
 
-def _fill(old: Cells | None, column: Column[Any], new: Cells, target: NDArray[np.intp], rows: int) -> Cells:
-    if old is not None:
-        old, new = same_labels(old, new, column)
-    values = column.blank(rows, new.labels) if old is None else old.values.copy()
-    state = np.full(rows, NULL, np.uint8) if old is None else old.states().copy()
-    writer = np.full(rows, NO_WRITER, np.int16) if old is None else old.writers().copy()
-    new_state = new.states()
-    if column is ITEM_TEXT_ID:
-        _check_texts(values, state, new, target)
-    # Backwards, so that of several rows of one item in one source the first is the one that stays.
-    for wanted in (FAILED, VALID):
-        weaker = (FAILED, VALID) if wanted == FAILED else (VALID,)
-        pick = np.flatnonzero((new_state == wanted) & ~np.isin(state[target], weaker))[::-1]
-        values[target[pick]] = new.values[pick]
-        state[target[pick]] = wanted
-        writer[target[pick]] = new.writers()[pick]
-    return Cells(values, None if (state == VALID).all() else state, writer, new.labels)
+def _groups(ids: NDArray[np.int64]) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """The first row of each item and each row's place among them, in order of first rows; `None`: no item repeats."""
+    ordered = np.sort(ids)
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    order = np.argsort(ids)
+    ordered = ids[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    first = np.minimum.reduceat(order, starts)
+    by_place = np.argsort(first)
+    place = np.empty(len(first), np.intp)
+    place[by_place] = np.arange(len(first))
+    group = np.empty(len(ids), np.intp)
+    group[order] = np.repeat(place, np.diff(starts, append=len(ids)))
+    return first[by_place], group
 
 
-def _check_texts(values: NDArray[Any], state: NDArray[np.uint8], new: Cells, target: NDArray[np.intp]) -> None:
-    known = {int(at): values[at] for at in target if state[at] == VALID}
-    for text, valid, at in zip(new.values, new.states() == VALID, target.tolist(), strict=True):
+def _check_texts(texts: Cells, group: NDArray[np.intp]) -> None:
+    known: dict[int, str] = {}
+    for text, valid, at in zip(texts.values, texts.states() == VALID, group.tolist(), strict=True):
         if valid and known.setdefault(at, text) != text:
             raise ContractError(f"the text ids {known[at]!r} and {text!r} share one hash; rename one of them")

@@ -37,7 +37,7 @@ class ColumnUpdate:
         Raises:
             ContractError: One is not a label of the column, or stands twice.
         """
-        if self.labels is None:
+        if self.labels is None or self.labels == self.column.labels:
             return self.column.labels
         unknown = [label for label in self.labels if label not in self.column.labels]
         if unknown:
@@ -47,47 +47,62 @@ class ColumnUpdate:
             raise ContractError(f"{self.column.name}: a label stands twice in {self.labels}")
         return self.labels
 
-    def checked(self, rows: int) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    def checked(
+        self, rows: int, failed: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """The cells as arrays of the column's dtype and shape, and the mask of valid ones (`None`: all).
+
+        Args:
+            rows: How many there must be.
+            failed: Rows whose lookup failed, `bool[rows]`: what they hold is of no interest.
 
         Raises:
             ContractError: Wrong length, shape or dtype, a number that the dtype cannot hold, or NaN in a labelled
                 column.
         """
         column = self.column
+        values = self.values
+        plain = not column.labels and column.width is None and column.dtype is not np.object_
+        if plain and self.valid is None and type(values) is np.ndarray and values.dtype == column.dtype:
+            if values.shape != (rows,):
+                raise ContractError(f"{column.name}: wanted an array of shape {(rows,)}, found {values.shape}")
+            return values, None
         want = (rows, *column.row_shape(self.given_labels))
         values = self._cast(want)
         if values.shape != want:
             raise ContractError(f"{column.name}: wanted an array of shape {want}, found {values.shape}")
         valid = self._mask(rows)
         if values.dtype == np.object_ and values.ndim == 1:
-            there = np.fromiter((value is not None for value in values), np.bool_, rows)
-            if not there.all():  # `None` is how Python says null
+            nulls = [value is None for value in values.tolist()]
+            if True in nulls:  # `None` is how Python says null
+                there = ~np.array(nulls, np.bool_)
                 valid = there if valid is None else there & valid
         if column.labels and values.dtype.kind == "f":
-            bad = np.isnan(values).any(axis=1)
-            if valid is not None:
-                bad &= valid
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                names = [label for label, x in zip(self.given_labels, values[row], strict=True) if np.isnan(x)]
-                raise ContractError(
-                    f"{column.name}: NaN in {int(bad.sum())} of {rows} rows, first in row {row} ({', '.join(names)}); "
-                    "mark rows without a value with valid=..."
-                )
+            self._check_nan(values, valid, failed)
         return values, valid
 
-    def _mask(self, rows: int) -> NDArray[np.bool_] | None:
-        if self.valid is None:
-            return None
-        mask = np.asarray(self.valid)
-        if mask.shape == (rows,) == (0,):
-            return None
-        if mask.dtype != np.bool_ or mask.shape != (rows,):
+    def _check_nan(
+        self, values: NDArray[Any], valid: NDArray[np.bool_] | None, failed: NDArray[np.bool_] | None
+    ) -> None:
+        bad = np.isnan(values)
+        if not bad.any():
+            return
+        bad = bad.any(axis=1)
+        if valid is not None:
+            bad &= valid
+        if failed is not None:
+            bad &= ~failed
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            names = [label for label, x in zip(self.given_labels, values[row], strict=True) if np.isnan(x)]
             raise ContractError(
-                f"{self.column.name}: wanted valid as bool[{rows}], found {mask.dtype}{list(mask.shape)}"
+                f"{self.column.name}: NaN in {int(bad.sum())} of {len(bad)} rows, first in row {row} "
+                f"({', '.join(names)}); mark rows without a value with valid=..."
             )
-        return None if mask.all() else mask
+
+    def _mask(self, rows: int) -> NDArray[np.bool_] | None:
+        mask = None if self.valid is None else _mask_of(self.valid, rows, f"{self.column.name}: wanted valid")
+        return None if mask is None or mask.all() else mask
 
     def _cast(self, want: tuple[int, ...]) -> NDArray[Any]:
         column = self.column
@@ -174,9 +189,24 @@ class FeatureUpdate:
 
 @attrs.frozen
 class Patch:
-    """Cells to write, by column."""
+    """Cells to write, by column.
+
+    Args:
+        updates: The cells.
+        failed: Rows whose lookup failed, `bool[n]`; `None`: none did.
+    """
 
     updates: Mapping[Column[Any], ColumnUpdate]
+    failed: ArrayLike | None = None
+
+    def failed_rows(self, rows: int) -> NDArray[np.bool_] | None:
+        """The rows that failed, `bool[rows]`, or `None` if none did.
+
+        Raises:
+            ContractError: `failed` has another length or dtype.
+        """
+        mask = None if self.failed is None else _mask_of(self.failed, rows, "patch: wanted failed")
+        return mask if mask is not None and mask.any() else None
 
 
 @attrs.frozen
@@ -186,13 +216,22 @@ class QueryPatch:
     updates: Mapping[QueryFeature[Any], FeatureUpdate]
 
 
-def patch(*updates: ColumnUpdate) -> Patch:
+def patch(*updates: ColumnUpdate, failed: ArrayLike | None = None) -> Patch:
     """Collect column updates into a patch.
+
+    Args:
+        updates: `COLUMN(values, valid=mask)` each.
+        failed: `bool[n]`: rows whose lookup failed, as against those that have no value. Their cells of every column
+            of the patch become failed, except where a value is there already; what the updates hold there counts for
+            nothing. Under upstream semantics such rows keep the cells they had.
 
     Raises:
         ContractError: A column is written twice.
     """
-    return Patch(_unique((update.column, update) for update in updates))
+    by_column = {update.column: update for update in updates}
+    if len(by_column) != len(updates):
+        _unique((update.column, update) for update in updates)
+    return Patch(by_column, failed)
 
 
 def query_patch(*updates: FeatureUpdate) -> QueryPatch:
@@ -202,6 +241,16 @@ def query_patch(*updates: FeatureUpdate) -> QueryPatch:
         ContractError: A feature is written twice.
     """
     return QueryPatch(_unique((update.feature, update) for update in updates))
+
+
+def _mask_of(given: ArrayLike, rows: int, wanted: str) -> NDArray[np.bool_] | None:
+    """A mask of rows, or `None` where there are none."""
+    mask = np.asarray(given)
+    if mask.shape == (rows,) == (0,):  # an empty list has no dtype of its own
+        return None
+    if mask.dtype != np.bool_ or mask.shape != (rows,):
+        raise ContractError(f"{wanted} as bool[{rows}], found {mask.dtype}{list(mask.shape)}")
+    return mask
 
 
 def _unique(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

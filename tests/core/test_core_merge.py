@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candidate_pipeline import ITEM_ID, ITEM_TEXT_ID, Candidates, Column, ContractError, text_ids
+from candidate_pipeline import ITEM_ID, ITEM_TEXT_ID, Candidates, Column, ContractError, patch, text_ids
+from candidate_pipeline.cells import FAILED, NULL, VALID
 from candidate_pipeline.merge import MAX_SOURCES, merge
 
 PRICE = Column("shop.price", np.float64)
@@ -57,6 +59,95 @@ def test_merge_agrees_with_a_slow_model(tables: list[list[dict[str, Any]] | None
             assert merged.valid(column)[at] == (item[key] is not None)
             if item[key] is not None:
                 assert merged.cells(column).writers()[at] == item["writers"][key]
+
+
+STATES = ("null", "failed", "valid")
+
+
+@st.composite
+def sources(draw: Any, ids: list[int]) -> Candidates:
+    """A source's table of some ids with cells in every state."""
+    rows = len(ids)
+    table = Candidates.of(ITEM_ID(np.array(ids, np.int64)))
+    for column in draw(st.lists(st.sampled_from([PRICE, TITLE, ODDS]), unique=True)):
+        states = draw(st.lists(st.sampled_from(STATES), min_size=rows, max_size=rows))
+        values = np.empty((rows, *column.row_shape(column.labels)), column.dtype)
+        for row in range(rows):
+            values[row] = f"{draw(st.integers(0, 9))}" if column is TITLE else draw(st.integers(0, 9))
+        valid = np.array([state == "valid" for state in states], np.bool_)
+        failed = np.array([state == "failed" for state in states], np.bool_)
+        table = table.patched(patch(column(values, valid=valid), failed=failed), 99)
+    return table
+
+
+def content(table: Candidates) -> list[Any]:
+    """Everything a merged table says of each row."""
+    found: list[Any] = []
+    for row in range(len(table)):
+        cells = {}
+        for column in sorted(table.columns, key=lambda column: column.name):
+            each = table.cells(column)
+            held = each.values[row].tolist() if column is not TITLE else each.values[row]
+            cells[column.name] = (int(each.states()[row]), int(each.writers()[row]), each.labels, held)
+        found.append((table.sources(row), cells))
+    return found
+
+
+@given(st.data())
+def test_merging_distinct_items_equals_the_general_path(data: st.DataObject) -> None:
+    """Where no item repeats, putting tables one below the other is what grouping their rows would give."""
+    ids = data.draw(st.lists(st.integers(-9, 9), unique=True, max_size=9))
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, len(ids)), max_size=4))), len(ids)]
+    parts = [data.draw(sources(ids[low:high])) for low, high in itertools.pairwise(cuts)]
+    names = [f"s{at}" for at in range(len(parts))]
+    merged = merge(names, parts, list(range(len(parts))))
+    each = np.arange(len(ids))
+    bits = [np.full(len(part), 1 << at, np.uint64) for at, part in enumerate(parts)]
+    labelled = [part.written_by(at).with_sources(bits[at], tuple(names)) for at, part in enumerate(parts)]
+    assert content(merged) == content(Candidates.concat(labelled).one_a_group(each, each))
+    assert merged[ITEM_ID].tolist() == ids
+    assert [merged.sources(row) for row in each.tolist()] == [
+        (names[at],) for at, part in enumerate(parts) for _ in range(len(part))
+    ]
+
+
+@given(st.data())
+def test_merging_picks_cell_by_cell(data: st.DataObject) -> None:
+    """Of an item's cells the first valid one counts, else the first failed one, else the first null one."""
+    count = data.draw(st.integers(1, 4))
+    parts = [data.draw(sources(data.draw(st.lists(st.integers(0, 3), max_size=4)))) for _ in range(count)]
+    names = [f"s{at}" for at in range(count)]
+    merged = merge(names, parts, list(range(count)))
+    rows = [(at, part, row) for at, part in enumerate(parts) for row in range(len(part))]
+    for place, item in enumerate(merged[ITEM_ID].tolist()):
+        own = [(at, part, row) for at, part, row in rows if part[ITEM_ID][row] == item]
+        assert merged.source_bits[place] == sum({1 << at for at, _, _ in own})
+        for column in merged.columns:
+            by_state = {
+                state: [
+                    (at, part, row)
+                    for at, part, row in own
+                    if column in part and part.cells(column).states()[row] == state
+                ]
+                for state in (VALID, FAILED)
+            }
+            state = int(merged.cells(column).states()[place])
+            assert state == (VALID if by_state[VALID] else FAILED if by_state[FAILED] else NULL)
+            if by_state.get(state):
+                at, part, row = by_state[state][0]
+                assert merged.cells(column).writers()[place] == at
+                if state == VALID:
+                    assert np.array_equal(merged[column][place], part[column][row])
+
+
+def test_one_source_of_distinct_items_is_not_copied() -> None:
+    """A lone source's arrays are handed on, under the number of its component and without its drops."""
+    table = Candidates.of(ITEM_ID([3, 1]), PRICE([1.0, 2.0])).dropping(np.array([True, False]), 5)
+    merged = merge(["only"], [table], [7])
+    assert np.shares_memory(merged[PRICE], table[PRICE])
+    assert merged.cells(PRICE).writers().tolist() == [7, 7]
+    assert merged.alive.all()
+    assert [merged.sources(row) for row in range(2)] == [("only",), ("only",)]
 
 
 def test_failed_cells_give_way_to_values_and_stay_over_nulls() -> None:

@@ -75,3 +75,42 @@ def test_failed_scores_rank_as_unscored() -> None:
 def test_without_scores_the_order_is_the_tables() -> None:
     """A table that nobody scored keeps its order."""
     assert rank_order(Candidates.of(ITEM_ID([5, 3, 4]))).tolist() == [0, 1, 2]
+
+
+# Upstream
+
+
+def upstream(scores: list[float | None]) -> list[int]:
+    """The order of upstream semantics."""
+    return [int(row) for row in rank_order(scored(scores), "upstream")]
+
+
+@given(SCORES)
+def test_upstream_order_without_nan_is_a_stable_sort(scores: list[float | None]) -> None:
+    """Rows sort by falling score, a missing one counting as minus infinity; ties keep the table's order."""
+    scores = [None if score is not None and math.isnan(score) else score for score in scores]
+    falling = [math.inf if score is None else -score for score in scores]
+    assert upstream(scores) == sorted(range(len(scores)), key=falling.__getitem__)
+
+
+@given(SCORES)
+def test_upstream_order_loses_no_row(scores: list[float | None]) -> None:
+    """With NaN, which is no order, every row still has one place, and so it has at every call."""
+    assert sorted(upstream(scores)) == list(range(len(scores)))
+    assert upstream(scores) == upstream(scores)
+
+
+def test_upstream_nan_equals_everything() -> None:
+    """A NaN stays where it stands, at the top if it stood there, and keeps its neighbours apart."""
+    assert upstream([math.nan, 1.0, 2.0]) == [0, 2, 1]
+    assert upstream([math.nan, 2.0, 1.0]) == [0, 1, 2]
+    assert upstream([3.0, math.nan, 1.0]) == [0, 1, 2]
+    assert upstream([math.nan] * 3) == [0, 1, 2]
+
+
+def test_upstream_missing_and_failed_scores_tie_with_minus_infinity() -> None:
+    """Null, failed and minus infinity are one rank, in the order of the table."""
+    assert upstream([None, -math.inf, 1.0, None]) == [2, 0, 1, 3]
+    table = Candidates.of(ITEM_ID([1, 2, 3])).with_failed([SCORE], 0)
+    assert rank_order(table, "upstream").tolist() == [0, 1, 2]
+    assert rank_order(Candidates.of(ITEM_ID([5, 3])), "upstream").tolist() == [0, 1]
