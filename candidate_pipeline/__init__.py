@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SideEffect,
         Source,
     )
+    from candidate_pipeline.engine.nested import NestedPipeline
     from candidate_pipeline.errors import (
         AbsentFeatureError,
         CandidatePipelineError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         SafetyError,
     )
     from candidate_pipeline.explain import Explanation
-    from candidate_pipeline.keys import ITEM_ID, SCORE, Column, QueryFeature
+    from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column, QueryFeature
     from candidate_pipeline.merge import ITEM_TEXT_ID, text_ids
     from candidate_pipeline.options import DataDir, Doc
     from candidate_pipeline.ordering import rank_order
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from candidate_pipeline.plugin import Command, Plugin, hookimpl
     from candidate_pipeline.query import Query
     from candidate_pipeline.registry import Registry
-    from candidate_pipeline.spec.model import RunPolicy
+    from candidate_pipeline.spec.model import BreakerPolicy, CachePolicy, RunPolicy, StageOptions
     from candidate_pipeline.spec.problems import SpecError
 
 _HOME = {
@@ -62,6 +63,7 @@ _HOME = {
         "SideEffect",
         "Source",
     ),
+    "engine.nested": ("NestedPipeline",),
     "errors": (
         "AbsentFeatureError",
         "CandidatePipelineError",
@@ -74,7 +76,7 @@ _HOME = {
         "SafetyError",
     ),
     "explain": ("Explanation",),
-    "keys": ("ITEM_ID", "SCORE", "Column", "QueryFeature"),
+    "keys": ("ITEM_ID", "SCORE", "TOPPED_UP", "Column", "QueryFeature"),
     "merge": ("ITEM_TEXT_ID", "text_ids"),
     "options": ("DataDir", "Doc"),
     "ordering": ("rank_order",),
@@ -83,17 +85,16 @@ _HOME = {
     "plugin": ("Command", "Plugin", "hookimpl"),
     "query": ("Query",),
     "registry": ("Registry",),
-    "spec.model": ("RunPolicy",),
+    "spec.model": ("BreakerPolicy", "CachePolicy", "RunPolicy", "StageOptions"),
     "spec.problems": ("SpecError",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "ITEM_ID",
-    "ITEM_TEXT_ID",
-    "SCORE",
     "AbsentFeatureError",
     "App",
+    "BreakerPolicy",
+    "CachePolicy",
     "CandidatePipelineError",
     "Candidates",
     "Column",
@@ -107,8 +108,11 @@ __all__ = [
     "FailedFeatureError",
     "Filter",
     "Hydrator",
+    "ITEM_ID",
+    "ITEM_TEXT_ID",
     "MisconfigurationError",
     "MissingColumnError",
+    "NestedPipeline",
     "Outcome",
     "Patch",
     "Pipeline",
@@ -122,12 +126,15 @@ __all__ = [
     "Resource",
     "Row",
     "RunPolicy",
+    "SCORE",
     "SafetyError",
     "Scorer",
     "Selector",
     "SideEffect",
     "Source",
     "SpecError",
+    "StageOptions",
+    "TOPPED_UP",
     "compose",
     "hookimpl",
     "load",

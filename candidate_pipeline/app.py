@@ -7,7 +7,6 @@ import datetime as dt
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,11 +15,12 @@ import attrs
 import structlog
 
 from candidate_pipeline.build import Built, BuiltResource, build
-from candidate_pipeline.components import Context, Resource
-from candidate_pipeline.engine.calls import call_once
-from candidate_pipeline.engine.plan import Node, Plan
-from candidate_pipeline.engine.run import run_plan
-from candidate_pipeline.engine.wiring import Compiler, Member
+from candidate_pipeline.components import Resource
+from candidate_pipeline.engine.plan import Plan
+from candidate_pipeline.engine.policies import Member
+from candidate_pipeline.engine.runtime import Runtime
+from candidate_pipeline.engine.serve import serve
+from candidate_pipeline.engine.wiring import Compiler
 from candidate_pipeline.errors import (
     CandidatePipelineError,
     ContractError,
@@ -33,14 +33,14 @@ from candidate_pipeline.query import Query
 from candidate_pipeline.registry import Registry, installed
 from candidate_pipeline.spec.document import Document, dotted
 from candidate_pipeline.spec.loader import load_spec
-from candidate_pipeline.spec.model import STAGES, Dataset, PipelineOptions, RunPolicy, Stage
+from candidate_pipeline.spec.model import STAGES, Dataset, PipelineOptions, RunPolicy, Semantics, Stage, StageOptions
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Location, Problem, SpecError, nearest
 
 log = structlog.get_logger("candidate_pipeline")
 
-#: Threads for blocking components of one application.
-THREADS: Final = 8
+#: How long closing an application waits for side effects.
+DRAIN: Final = dt.timedelta(seconds=30)
 
 
 def load(
@@ -50,6 +50,7 @@ def load(
     sets: Sequence[str] = (),
     only: Iterable[str] | None = None,
     registry: Registry | None = None,
+    drain: dt.timedelta = DRAIN,
 ) -> App:
     """Read, check and build the pipelines of a TOML file; nothing is opened yet.
 
@@ -59,6 +60,7 @@ def load(
         sets: Overrides, `"components.age.max_age='7d'"` each.
         only: The pipelines whose resources will be opened; default: all.
         registry: Where names resolve; default: installed plugins.
+        drain: How long closing waits for side effects.
 
     Returns:
         The application: `async with load(...) as app: await app["for_you"].run(viewer=42)`.
@@ -66,7 +68,8 @@ def load(
     Raises:
         SpecError: The file or an override has mistakes; all are listed.
     """
-    return load_document(Document.read(Path(config)), data=data, sets=sets, only=only, registry=registry)
+    document = Document.read(Path(config))
+    return load_document(document, data=data, sets=sets, only=only, registry=registry, drain=drain)
 
 
 def load_document(
@@ -76,11 +79,12 @@ def load_document(
     sets: Sequence[str] = (),
     only: Iterable[str] | None = None,
     registry: Registry | None = None,
+    drain: dt.timedelta = DRAIN,
 ) -> App:
     """As `load`, from a document in memory: `load_document(Document(text))`."""
     where = None if data is None else Path(data)
     spec = load_spec(document, installed() if registry is None else registry, data=where, sets=sets)
-    return App(build(spec), spec.dataset, only=None if only is None else tuple(only))
+    return App(build(spec), spec.dataset, only=None if only is None else tuple(only), drain=drain)
 
 
 def compose(
@@ -89,6 +93,7 @@ def compose(
     sources: Sequence[Any],
     selector: Any,
     query_hydrators: Sequence[Any] = (),
+    dependent_query_hydrators: Sequence[Any] = (),
     hydrators: Sequence[Any] = (),
     filters: Sequence[Any] = (),
     scorers: Sequence[Any] = (),
@@ -100,8 +105,14 @@ def compose(
     resources: Sequence[Resource] = (),
     run: Mapping[str, RunPolicy] | None = None,
     result_size: int | None = None,
+    min_results: int | None = None,
+    top_up: Pipeline | None = None,
+    max_refills: int = 3,
     deadline: dt.timedelta | None = None,
+    stages: Mapping[str, StageOptions] | None = None,
+    semantics: Semantics = "strict",
     show: Sequence[Column[Any]] = (),
+    drain: dt.timedelta = DRAIN,
 ) -> App:
     """An application with one pipeline, from objects instead of TOML.
 
@@ -110,6 +121,7 @@ def compose(
         sources: Components; a component is named after its class in snake case, or by a `(name, component)` pair.
         selector: As `sources`; so are the stages that follow.
         query_hydrators: A stage.
+        dependent_query_hydrators: A stage of the published semantics.
         hydrators: A stage.
         filters: A stage.
         scorers: A stage.
@@ -121,14 +133,21 @@ def compose(
         resources: What to open before and close after, in this order.
         run: Engine settings by component name.
         result_size: How many rows a response holds at most.
+        min_results: With fewer rows the pipeline of `top_up` fills the response.
+        top_up: A pipeline of another application, which is to be opened beside this one.
+        max_refills: How often rows that post-selection filters dropped are replaced from the rest.
         deadline: How long a request may take.
+        stages: Time budgets and gates by stage.
+        semantics: `"strict"`, or `"upstream"`: the x-algorithm as published in May 2026.
         show: Columns to print.
+        drain: How long closing waits for side effects.
 
     Raises:
         SpecError: The wiring is wrong.
     """
     given: dict[Stage, Sequence[Any]] = {
         "query_hydrators": query_hydrators,
+        "dependent_query_hydrators": dependent_query_hydrators,
         "sources": sources,
         "hydrators": hydrators,
         "filters": filters,
@@ -155,12 +174,21 @@ def compose(
     for label in policies:
         if label not in named:
             report("E101", f"no component {label!r} to apply the policy to", ("run", label), nearest(label, named))
-    options = PipelineOptions(result_size=result_size, deadline=deadline)
-    plan = Compiler(name, options, dict(inputs or {}), members, named, report, show=tuple(show)).compile()
+    options = PipelineOptions(
+        result_size=result_size,
+        min_results=min_results,
+        top_up=None if top_up is None else top_up.plan.name,
+        max_refills=max_refills,
+        deadline=deadline,
+        stages=dict(stages or {}),
+        semantics=semantics,
+    )
+    short = None if top_up is None else top_up.plan
+    plan = Compiler(name, options, dict(inputs or {}), members, named, report, show=tuple(show), top_up=short).compile()
     if problems or plan is None:
         raise SpecError(problems)
     opened = {f"resource {at}": BuiltResource(f"resource {at}", item, ()) for at, item in enumerate(resources)}
-    return App(Built({name: plan}, opened, {name: tuple(opened)}), None)
+    return App(Built({name: plan}, opened, {name: tuple(opened)}), None, drain=drain)
 
 
 def _snake(name: str) -> str:
@@ -174,15 +202,21 @@ class App:
     `app["name"].run_sync(...)` then answers requests.
     """
 
-    def __init__(self, built: Built, dataset: Dataset | None, only: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        built: Built,
+        dataset: Dataset | None,
+        only: tuple[str, ...] | None = None,
+        drain: dt.timedelta = DRAIN,
+    ) -> None:
         """Wrap a built spec; `load` and `compose` call this."""
         self.dataset = dataset
         self._built = built
         self._only = only
         self._opened: list[BuiltResource] = []
-        self._executor: ThreadPoolExecutor | None = None
+        self._runtime: Runtime | None = None
         self._runner: asyncio.Runner | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._drain = drain
         for name in only or ():
             self[name]
 
@@ -215,18 +249,18 @@ class App:
     @property
     def is_open(self) -> bool:
         """Whether resources are open."""
-        return self._executor is not None
+        return self._runtime is not None
 
     @property
-    def executor(self) -> ThreadPoolExecutor:
-        """Where blocking components run.
+    def runtime(self) -> Runtime:
+        """What the open application keeps between requests: breakers, caches, threads, side effects.
 
         Raises:
             MisconfigurationError: The application is not open.
         """
-        if self._executor is None:
+        if self._runtime is None:
             raise MisconfigurationError("the application is not open: use `async with app:` or `with app:`")
-        return self._executor
+        return self._runtime
 
     async def __aenter__(self) -> Self:
         """Open the resources in dependency order; those already open are closed again if one fails.
@@ -236,7 +270,7 @@ class App:
         """
         if self.is_open:
             raise MisconfigurationError("the application is open already")
-        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="candidate-pipeline")
+        self._runtime = Runtime()
         names = self._built.plans if self._only is None else self._only
         wanted = {resource for name in names for resource in self._built.uses[name]}
         try:
@@ -251,9 +285,10 @@ class App:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for side effects, then close the resources in reverse order."""
+        """Wait for side effects, for as long as `drain` says, then close the resources in reverse order."""
         try:
-            await asyncio.gather(*self._background, return_exceptions=True)
+            if self._runtime is not None:
+                await self._runtime.close(self._drain.total_seconds())
         finally:
             await self._close()
 
@@ -306,9 +341,9 @@ class App:
                 log.exception("closing a resource failed", resource=resource.name)
             except BaseException as error:  # cancelled: the others must be closed all the same
                 stopped = error
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
+        if self._runtime is not None:
+            self._runtime.release()
+            self._runtime = None
         if stopped is not None:
             raise stopped
 
@@ -321,19 +356,6 @@ class App:
             coroutine.close()
             raise MisconfigurationError("an event loop runs here already: use `await ....run(...)`")
         return self._runner.run(coroutine)
-
-    def in_background(self, node: Node, outcome: Outcome) -> None:
-        """Start a side effect that the response does not wait for."""
-        task = asyncio.get_running_loop().create_task(self._side_effect(node, outcome))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _side_effect(self, node: Node, outcome: Outcome) -> None:
-        query = outcome.query
-        try:
-            await call_once(node, (query, outcome, Context(node.name, query.seed)), self.executor)
-        except Exception:
-            log.exception("side effect failed", component=node.name, request_id=query.request_id)
 
 
 def _in_event_loop() -> bool:
@@ -380,11 +402,7 @@ class Pipeline:
         Raises:
             RequestError: An input is wrong or missing, or a component failed that must not.
         """
-        outcome = await run_plan(self.plan, self.query(now, seed, request_id, inputs), self.app.executor)
-        for phase in self.plan.phases["side_effects"]:
-            for node in phase:
-                self.app.in_background(node, outcome)
-        return outcome
+        return await serve(self.app.runtime, self.plan, self.query(now, seed, request_id, inputs))
 
     def run_sync(
         self, *, now: dt.datetime | None = None, seed: int = 0, request_id: str | None = None, **inputs: Any

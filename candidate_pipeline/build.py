@@ -7,11 +7,13 @@ from typing import Any
 
 import attrs
 
+from candidate_pipeline.engine.nested import NestedPipeline
 from candidate_pipeline.engine.plan import Plan
-from candidate_pipeline.engine.wiring import Compiler, Member
-from candidate_pipeline.spec.model import ComponentSpec, FileSpec, PipelineSpec, Stage
+from candidate_pipeline.engine.policies import Member
+from candidate_pipeline.engine.wiring import Compiler
+from candidate_pipeline.spec.model import ComponentSpec, FileSpec, NestedOptions, PipelineSpec, Stage
 from candidate_pipeline.spec.positions import TomlPath
-from candidate_pipeline.spec.problems import Problem, SpecError
+from candidate_pipeline.spec.problems import Problem, SpecError, nearest
 from candidate_pipeline.spec.references import references, resolved
 
 
@@ -54,20 +56,39 @@ class _Builder:
     problems: list[Problem] = attrs.field(factory=list)
     resources: dict[str, BuiltResource] = attrs.field(factory=dict)
     started: set[str] = attrs.field(factory=set)
+    plans: dict[str, Plan | None] = attrs.field(factory=dict)
 
     def build(self) -> Built:
         self.problems += self.spec.problems
         for name in self.spec.resources:
             self._resource(name)
-        plans, uses = {}, {}
-        for name, pipeline in self.spec.pipelines.items():
-            plan = self._pipeline(pipeline)
-            if plan is not None:
-                plans[name] = plan
-                uses[name] = self._uses(pipeline)
+        for name in self.spec.pipelines:
+            self._plan(name, ())
         if self.problems:
             raise SpecError(dict.fromkeys(self.problems))
-        return Built(plans, self.resources, uses)
+        plans = {name: plan for name, plan in self.plans.items() if plan is not None}
+        uses = {name: self._uses(name) for name in self.spec.pipelines if name in plans}
+        return Built({name: plans[name] for name in uses}, self.resources, uses)
+
+    def _plan(self, name: str, chain: tuple[str, ...]) -> Plan | None:
+        """A pipeline's plan, after those of the pipelines inside it; `chain` names those that it is inside of."""
+        if name not in self.plans:
+            self.plans[name] = None
+            spec = self.spec.pipelines[name]
+            inside = [self._inside(each, path, (*chain, name)) for each, path in inner_pipelines(spec)]
+            if all(inside):
+                self.plans[name] = self._pipeline(spec)
+        return self.plans[name]
+
+    def _inside(self, name: str, path: TomlPath, chain: tuple[str, ...]) -> bool:
+        """Whether a pipeline can be part of another; if not, that is reported."""
+        if name in chain:
+            self._report("E310", f"the pipeline {name!r} would contain itself: {' -> '.join((*chain, name))}", path)
+            return False
+        if name not in self.spec.pipelines:
+            self._report("E310", f"no pipeline {name!r}", path, nearest(name, self.spec.pipelines))
+            return False
+        return self._plan(name, chain) is not None
 
     def _report(self, code: str, message: str, path: TomlPath, hint: str = "") -> None:
         self.problems.append(self.spec.document.problem(code, message, path, hint=hint))
@@ -90,6 +111,9 @@ class _Builder:
             options = {name: resolved(value, instances) for name, value in spec.options.items()}
         except KeyError:  # a resource that failed to build, which was reported
             return None
+        if spec.cls is NestedOptions:
+            plan = self.plans.get(options.get("pipeline", ""))
+            return None if plan is None else NestedPipeline(plan)
         try:
             return spec.cls(**options)
         except Exception as error:  # a component's own validation may raise anything
@@ -110,6 +134,7 @@ class _Builder:
             report=self._report,
             path=spec.path,
             show=spec.show,
+            top_up=None if spec.options.top_up is None else self.plans[spec.options.top_up],
             partial=spec.partial or None in members or None in fallbacks.values(),
         )
         plan = compiler.compile()
@@ -122,13 +147,35 @@ class _Builder:
         origin = f"{spec.ref.distribution} {spec.ref.version}"
         return Member(spec.name, instance, stage, spec.run, spec.ref.name, origin, spec.path, spec.place)
 
-    def _uses(self, pipeline: PipelineSpec) -> tuple[str, ...]:
-        specs = [spec for stage in pipeline.stages.values() for spec in stage] + list(pipeline.fallbacks.values())
+    def _uses(self, name: str) -> tuple[str, ...]:
+        """The resources that a pipeline and those inside it need."""
         wanted: set[str] = set()
-        stack = [reference.name for spec in specs for reference in references(spec)]
+        stack: list[str] = []
+        pipelines = [name]
+        for each in pipelines:
+            spec = self.spec.pipelines[each]
+            stack += [reference.name for component in components_of(spec) for reference in references(component)]
+            pipelines += [inner for inner, _ in inner_pipelines(spec) if inner not in pipelines]
         while stack:
-            name = stack.pop()
-            if name not in wanted:
-                wanted.add(name)
-                stack += self.resources[name].needs if name in self.resources else ()
-        return tuple(name for name in self.resources if name in wanted)
+            resource = stack.pop()
+            if resource not in wanted:
+                wanted.add(resource)
+                stack += self.resources[resource].needs if resource in self.resources else ()
+        return tuple(resource for resource in self.resources if resource in wanted)
+
+
+def components_of(spec: PipelineSpec) -> list[ComponentSpec]:
+    """The components of a pipeline, fallbacks included."""
+    return [component for stage in spec.stages.values() for component in stage] + list(spec.fallbacks.values())
+
+
+def inner_pipelines(spec: PipelineSpec) -> list[tuple[str, TomlPath]]:
+    """The names of the pipelines inside one, and where they are named."""
+    found: list[tuple[str, TomlPath]] = [
+        (component.options["pipeline"], (*component.path, "pipeline"))
+        for component in components_of(spec)
+        if component.cls is NestedOptions and "pipeline" in component.options
+    ]
+    if spec.options.top_up is not None:
+        found.append((spec.options.top_up, (*spec.path, "top_up")))
+    return found

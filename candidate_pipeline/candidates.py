@@ -137,7 +137,7 @@ class Candidates:
         except KeyError:
             have = key_names(self.columns)
             raise MissingColumnError(
-                f"column {column.name} is absent: no component wrote it; there are: {have}"
+                f"column {column.name} is absent: no component wrote it; there are: {have}", column
             ) from None
 
     def valid(self, column: Column[Any]) -> NDArray[np.bool_]:

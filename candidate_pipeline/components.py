@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Collection
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
 import numpy as np
 import structlog
 
 from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.errors import MisconfigurationError
 from candidate_pipeline.patches import Patch, QueryPatch
 from candidate_pipeline.query import Query
 
@@ -44,15 +45,31 @@ class Context:
         seed: The request's seed.
         deadline: When the request must be answered, in the event loop's time (seconds), if it has a deadline.
         prepared: What the component's own `prepare` returned.
+        semantics: Which semantics the pipeline follows.
+        idempotency_key: For a side effect, the same text at every try of one request's run of it.
+        shared: Whether the answer is kept for other requests (`run.cache`), so that it may not depend on this one's
+            seed.
     """
 
     component: str
     seed: int = 0
     deadline: float | None = None
     prepared: Any = None
+    semantics: Literal["strict", "upstream"] = "strict"
+    idempotency_key: str = ""
+    shared: bool = False
 
     def rng(self) -> np.random.Generator:
-        """A generator that depends on the request's seed and the component's name only."""
+        """A generator that depends on the request's seed and the component's name only.
+
+        Raises:
+            MisconfigurationError: The component's answers are cached, so requests of all seeds share them.
+        """
+        if self.shared:
+            raise MisconfigurationError(
+                f"{self.component} draws random numbers, but its answers are cached and shared by requests of all "
+                "seeds; remove run.cache"
+            )
         digest = hashlib.blake2b(self.component.encode(), digest_size=8).digest()
         return np.random.default_rng([self.seed % 2**64, int.from_bytes(digest, "little")])
 

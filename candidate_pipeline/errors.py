@@ -5,6 +5,14 @@ Every message says what was wanted, what was found, where, and what to do next.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from candidate_pipeline.engine.trace import ComponentTrace
+    from candidate_pipeline.keys import Column, QueryFeature
+
 
 class CandidatePipelineError(Exception):
     """Base class of every error this project raises on purpose."""
@@ -19,19 +27,51 @@ class ContractError(CandidatePipelineError):
 
 
 class AbsentFeatureError(CandidatePipelineError):
-    """A query feature was read that nobody gave."""
+    """A query feature was read that nobody gave.
+
+    Args:
+        message: What happened.
+        feature: The feature.
+    """
+
+    def __init__(self, message: str, feature: QueryFeature[Any] | None = None) -> None:
+        super().__init__(message)
+        self.feature = feature
 
 
 class FailedFeatureError(CandidatePipelineError):
-    """A query feature was read whose hydrator failed, and it declares no default."""
+    """A query feature was read whose hydrator failed, and it declares no default.
+
+    Args:
+        message: What happened.
+        feature: The feature.
+    """
+
+    def __init__(self, message: str, feature: QueryFeature[Any] | None = None) -> None:
+        super().__init__(message)
+        self.feature = feature
 
 
 class MissingColumnError(CandidatePipelineError):
-    """A column was read that no component wrote."""
+    """A column was read that no component wrote.
+
+    Args:
+        message: What happened.
+        column: The column.
+    """
+
+    def __init__(self, message: str, column: Column[Any] | None = None) -> None:
+        super().__init__(message)
+        self.column = column
 
 
 class RequestError(CandidatePipelineError):
-    """A request could not be served: an input is wrong, or a component that must not fail did."""
+    """A request could not be served: an input is wrong, or a component that must not fail did.
+
+    `trace` says what happened to each component up to then; empty if none ran.
+    """
+
+    trace: tuple[ComponentTrace, ...] = ()
 
 
 class SafetyError(RequestError):

@@ -77,6 +77,8 @@ class Explanation:
         scores: What each scorer did.
         terms: The parts of its score.
         cells: Every column's cell.
+        pipeline: The pipeline in which this became of it.
+        inner: Why nested pipelines that returned it did so.
     """
 
     item_id: int
@@ -88,6 +90,8 @@ class Explanation:
     scores: tuple[ScoreChange, ...]
     terms: tuple[Terms, ...]
     cells: tuple[CellInfo, ...]
+    pipeline: str = ""
+    inner: tuple[Explanation, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as plain data."""
@@ -105,6 +109,8 @@ class Explanation:
             rank = f"rank {change.rank_before or '-'} -> {change.rank_after}"
             lines.append(f"  {change.scorer}: {_score(change.before)} -> {_score(change.after)}, {rank}")
         lines += [f"  {part.column} ({part.scorer}): {part}" for part in self.terms]
+        for part in self.inner:
+            lines += [f"  in {part.pipeline}:", *(f"    {line}" for line in str(part).splitlines()[1:])]
         return "\n".join(lines)
 
 
@@ -129,6 +135,12 @@ def explain_row(outcome: Outcome, fate: str, table: Candidates, row: int) -> Exp
         terms=tuple(_terms(outcome, table, row)),
         cells=tuple(
             _cell(outcome, table, column, row) for column in sorted(table.columns, key=lambda column: column.name)
+        ),
+        pipeline=outcome.plan.name,
+        inner=tuple(
+            explain_row(within, "selected", within.selected, int(at[0]))
+            for within in outcome.inner.values()
+            if len(at := np.flatnonzero(within.selected[ITEM_ID] == item_id))
         ),
     )
 

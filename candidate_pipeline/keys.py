@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 import attrs
 import numpy as np
 
+from candidate_pipeline.patches import ColumnUpdate, FeatureUpdate
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-    from candidate_pipeline.patches import ColumnUpdate, FeatureUpdate
 
 T = TypeVar("T")
 S = TypeVar("S", bound=np.generic)
@@ -89,8 +89,6 @@ class QueryFeature(Generic[T]):
         Raises:
             ContractError: The value is not of the feature's type.
         """
-        from candidate_pipeline.patches import FeatureUpdate
-
         return FeatureUpdate(self, value)
 
     @property
@@ -152,8 +150,6 @@ class Column(Generic[S]):
                 objects `None` is a null too.
             labels: For a labelled column, the names of the places of `values`; default: all the column's labels.
         """
-        from candidate_pipeline.patches import ColumnUpdate
-
         return ColumnUpdate(self, values, valid, None if labels is None else tuple(labels))
 
     @property
@@ -182,6 +178,8 @@ Key = QueryFeature[Any] | Column[Any]
 ITEM_ID = Column("core.item_id", np.int64, doc="Identity of the candidate. Unsigned ids are reinterpreted as signed.")
 #: A null reads as NaN, so that arithmetic on an unscored row leaves it behind every scored one.
 SCORE = Column("core.score", np.float32, default=np.nan, doc="What the selector sorts by; null means unscored.")
+
+TOPPED_UP = Column("core.topped_up", np.bool_, doc="Whether the row came from the pipeline that fills short responses.")
 
 
 def key_names(keys: Sequence[Key]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -46,12 +47,15 @@ class Outcome:
         plan: The compiled pipeline that answered.
         query: The hydrated query.
         selected: The rows of the response, best first.
-        unselected: Tables of rows that were scored but not returned: those past `result_size`, then those the
-            selector left.
-        dropped: Tables of rows that filters dropped, one a stage.
+        unselected: Two tables of rows that were scored but not returned. Under the strict semantics: those past
+            `result_size`, then those the selector left, in the table's order. Under the published one: those the
+            selector left, by rank, then those past `result_size`.
+        dropped: Tables of rows that filters dropped: one a stage, or, under the published semantics, one a filter.
+        retrieved: The rows as the sources gave them; under the published semantics, after hydration.
         score_steps: What each scorer did, in order.
         trace: One record a component call, in running order.
         elapsed_ms: How long the request took, in milliseconds.
+        inner: The outcomes of nested pipelines, by the name of their component.
     """
 
     plan: Plan = attrs.field(repr=False)
@@ -59,9 +63,11 @@ class Outcome:
     selected: Candidates
     unselected: tuple[Candidates, ...]
     dropped: tuple[Candidates, ...]
+    retrieved: Candidates
     score_steps: tuple[ScoreStep, ...] = attrs.field(repr=False)
     trace: tuple[ComponentTrace, ...] = attrs.field(repr=False)
     elapsed_ms: float
+    inner: Mapping[str, Outcome] = attrs.field(factory=dict, repr=False)
 
     @property
     def item_ids(self) -> NDArray[np.int64]:
@@ -85,6 +91,11 @@ class Outcome:
             at = np.flatnonzero(table[ITEM_ID] == item_id)
             if len(at):
                 return explain_row(self, fate, table, int(at[0]))
+        for outcome in self.inner.values():  # lost inside a nested pipeline
+            try:
+                return outcome.explain(item_id)
+            except KeyError:
+                continue
         sources = ", ".join(table_name for table_name in self.selected.source_names) or "none"
         raise KeyError(f"item {item} was not a candidate of this request: no source returned it (sources: {sources})")
 
@@ -94,6 +105,11 @@ class Outcome:
         if len(self.selected) and (size is None or len(self.selected) >= size):
             return ""
         reasons = [f"{entry.component} failed ({entry.error})" for entry in self.trace if entry.status == "skipped"]
+        reasons += [
+            f"the gate of {entry.component} was closed ({entry.error})"
+            for entry in self.trace
+            if entry.status == "closed" and entry.stage == "sources"
+        ]
         answered = [entry for entry in self.trace if entry.status == "ok"]
         fetched = sum(entry.rows_out for entry in answered if entry.stage == "sources")
         if fetched == 0:

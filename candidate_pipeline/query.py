@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import datetime as dt
 import uuid
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import attrs
 
@@ -64,16 +65,19 @@ class Query:
 
         Raises:
             FailedFeatureError: It failed and declares no default.
-            AbsentFeatureError: It is absent and declares no default.
+            AbsentFeatureError: It is absent and declares no default. Within a component that does not declare to
+                read it, a default is not given out: nothing says that the value is there by then, if there is one.
         """
         if feature in self.features:
             value: T = self.features[feature]
             return value
-        if feature.has_default:
+        reader = READER.get()
+        declared = reader is None or reader[0] is not self or feature in reader[1]
+        if feature.has_default and declared:
             return feature.default  # type: ignore[return-value]  # has_default rules out MISSING
         if feature in self.failed:
-            raise FailedFeatureError(f"query feature {feature.name} failed: {self.failed[feature]}")
-        raise AbsentFeatureError(f"query feature {feature.name} is absent: no component or input gave it")
+            raise FailedFeatureError(f"query feature {feature.name} failed: {self.failed[feature]}", feature)
+        raise AbsentFeatureError(f"query feature {feature.name} is absent: no component or input gave it", feature)
 
     def __contains__(self, feature: QueryFeature[Any]) -> bool:
         """Whether the feature is present (neither absent nor failed)."""
@@ -89,3 +93,9 @@ class Query:
         """A query with features marked failed, except those that have a value already."""
         marked = {key: reason for key in features if key not in self.features}
         return attrs.evolve(self, failed={**self.failed, **marked})
+
+
+#: While a component runs: the query it was given, and the features it declares to read.
+READER: Final[contextvars.ContextVar[tuple[Query, tuple[QueryFeature[Any], ...]] | None]] = contextvars.ContextVar(
+    "candidate_pipeline.reader", default=None
+)

@@ -1,10 +1,8 @@
-"""Running one request through a plan."""
+"""Running one request through a plan: the strict semantics, and what both semantics share."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import Executor
-from typing import Any, TypeAlias
+from typing import Any
 
 import attrs
 import numpy as np
@@ -12,244 +10,355 @@ from numpy.typing import NDArray
 
 from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.cells import VALID, Cells
-from candidate_pipeline.engine.calls import Calls, together
+from candidate_pipeline.engine.calls import Calls
 from candidate_pipeline.engine.checks import candidates_of, indices_of, mask_of, patch_of, query_patch_of
+from candidate_pipeline.engine.phase import Answer, run_phase
 from candidate_pipeline.engine.plan import Node, Phase, Plan
+from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError
-from candidate_pipeline.keys import ITEM_ID, SCORE, Column
+from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP
 from candidate_pipeline.merge import merge
 from candidate_pipeline.outcome import Outcome, ScoreStep
-from candidate_pipeline.query import Query
+from candidate_pipeline.patches import QueryPatch
 from candidate_pipeline.spec.model import Stage
 
-#: A component's columns after it ran: its cells laid over those of the table.
-NewCells: TypeAlias = dict[Column[Any], Cells]
-
-
-async def run_plan(plan: Plan, query: Query, executor: Executor) -> Outcome:
-    """Answer a query.
-
-    Raises:
-        RequestError: The request is wrong, or a component failed that must not.
-    """
-    started = asyncio.get_running_loop().time()
-    deadline = None if plan.deadline is None else started + plan.deadline
-    request = _Request(plan, query, Calls(plan.name, executor, deadline, started))
-    try:
-        return await request.run()
-    finally:
-        await request.calls.close()
+#: A refill takes so many of the selector's next rows for each row that is missing.
+REFILL_FACTOR = 2
 
 
 @attrs.define(eq=False)
-class _Request:
+class Request:
+    """One request under the strict semantics.
+
+    Args:
+        plan: The plan.
+        calls: Makes the calls.
+        dropped: What filters dropped, one table a stage.
+        scores: What each scorer did.
+        retrieved: What the sources returned.
+    """
+
     plan: Plan
-    query: Query
     calls: Calls
     dropped: list[Candidates] = attrs.field(factory=list)
     scores: list[ScoreStep] = attrs.field(factory=list)
+    retrieved: Candidates = attrs.field(factory=Candidates.empty)
 
-    def _stage(self, stage: Stage) -> tuple[Phase, ...]:
+    def stage(self, stage: Stage) -> tuple[Phase, ...]:
+        """A stage's phases; its budget starts."""
+        self.calls.begin(stage)
         return self.plan.phases[stage]
 
     async def run(self) -> Outcome:
-        await self._hydrate_query()
-        self.calls.prepare(
-            [node for stage in self.plan.phases.values() for phase in stage for node in phase], self.query
-        )
-        table = await self._fetch()
-        table = await self._hydrate("hydrators", table)
-        table = await self._filter("filters", table)
-        table = await self._score(table)
-        chosen, rest = await self._select(table)
-        chosen = await self._hydrate("post_selection_hydrators", chosen)
-        chosen = await self._filter("post_selection_filters", chosen)
-        size = self.plan.result_size
-        selected = chosen if size is None else chosen.take(np.arange(min(size, len(chosen))))
-        overflow = chosen.take(np.arange(len(selected), len(chosen)))
+        """Answer.
+
+        Raises:
+            RequestError: The request is wrong, or a component failed that must not.
+        """
+        try:
+            await self.hydrate_query()
+            self.calls.prepare()
+            self.retrieved = await self.fetch()
+            table = await self.hydrate("hydrators", self.retrieved)
+            table = await self.filter("filters", table)
+            table = await self.score(table)
+            selected, unselected = await self.finish(table)
+        except RequestError as error:
+            error.trace = tuple(self.calls.trace)
+            raise
+        finally:
+            await self.calls.close()
+        nodes = self.plan.nodes
         return Outcome(
             plan=self.plan,
-            query=self.query,
+            query=self.calls.query,
             selected=selected,
-            unselected=(overflow, rest),
+            unselected=unselected,
             dropped=tuple(self.dropped),
+            retrieved=self.retrieved,
             score_steps=tuple(self.scores),
             trace=tuple(self.calls.trace),
-            elapsed_ms=(asyncio.get_running_loop().time() - self.calls.started) * 1000,
+            elapsed_ms=(self.calls.loop.time() - self.calls.started) * 1000,
+            inner={nodes[index].name: outcome for index, outcome in self.calls.inner.items()},
         )
 
-    async def _hydrate_query(self) -> None:
-        for number, phase in enumerate(self._stage("query_hydrators")):
-            query = self.query
-            results = await together(
-                {
-                    node.index: self.calls.call(
-                        node,
-                        query,
-                        (),
-                        query_patch_of,
-                        phase=number,
-                        rows_out=lambda patch: len(patch.updates),
-                    )
-                    for node in phase
-                }
-            )
-            for node in phase:
-                result = results[node.index]
-                if result is None:
-                    why = next(entry.error for entry in reversed(self.calls.trace) if entry.component == node.name)
-                    self.query = self.query.with_failed(node.written_features, f"{node.name}: {why}")
-                    continue
-                by, patch = result
-                self.query = self.query.patched(patch)
-                if by is not node:
-                    left = [key for key in node.written_features if key not in patch.updates]
-                    self.query = self.query.with_failed(left, f"{by.name}, which stood in for {node.name}, gave none")
+    async def hydrate_query(self) -> None:
+        """Run the query hydrators."""
+        calls = self.calls
+        for number, phase in enumerate(self.stage("query_hydrators")):
+            for node, answer in zip(
+                phase, await run_phase(calls, phase, (), query_patch_answer, number=number), strict=True
+            ):
+                self._apply_features(node, answer)
 
-    async def _fetch(self) -> Candidates:
-        nodes = [node for phase in self._stage("sources") for node in phase]
-        results = await together(
-            {node.index: self.calls.call(node, self.query, (), candidates_of, rows_out=len) for node in nodes}
-        )
-        answers = [results[node.index] for node in nodes]
+    def _apply_features(self, node: Node, answer: Answer[QueryPatch]) -> None:
+        calls = self.calls
+        if answer.status == "skipped":
+            why = next(entry.error for entry in reversed(calls.trace) if entry.component == answer.by.name)
+            calls.query = calls.query.with_failed(node.written_features, f"{answer.by.name}: {why}")
+        if answer.value is None:
+            return
+        calls.query = calls.query.patched(answer.value)
+        if answer.by is not node:
+            left = [key for key in node.written_features if key not in answer.value.updates]
+            why = f"{answer.by.name}, which stood in for {node.name}, gave none"
+            calls.query = calls.query.with_failed(left, why)
+
+    async def fetch(self) -> Candidates:
+        """Run the sources and merge what they return."""
+        nodes = [node for phase in self.stage("sources") for node in phase]
+        answers = await run_phase(self.calls, nodes, (), candidates_answer)
         try:
             table = merge(
                 [node.name for node in nodes],
-                [None if answer is None else answer[1] for answer in answers],
-                [
-                    node.index if answer is None else answer[0].index
-                    for node, answer in zip(nodes, answers, strict=True)
-                ],
+                [answer.value for answer in answers],
+                [answer.by.index for answer in answers],
             )
         except ContractError as error:
             raise RequestError(f"pipeline {self.plan.name!r}: the sources' rows do not merge: {error}") from error
-        return _with_declared(table, [answer[0] for answer in answers if answer is not None], nodes)
+        return _with_declared(table, answers, nodes)
 
-    async def _hydrate(self, stage: Stage, table: Candidates) -> Candidates:
-        for number, phase in enumerate(self._stage(stage)):
-            results = await together({node.index: self._patch(node, table, number) for node in phase})
-            for node in phase:
-                table = _apply(table, node, results[node.index])
+    async def hydrate(self, stage: Stage, table: Candidates) -> Candidates:
+        """Run a stage of hydrators."""
+        for number, phase in enumerate(self.stage(stage)):
+            base = table
+            check = _patched(base)
+            answers = await run_phase(self.calls, phase, (base,), check, number=number, rows_in=len(base))
+            table = _applied(table, phase, answers)
         return table
 
-    async def _patch(self, node: Node, table: Candidates, phase: int) -> tuple[Node, NewCells] | None:
-        """A component's cells laid over the table's, so that all that can be wrong with them is found in its call."""
+    async def filter(self, stage: Stage, table: Candidates) -> Candidates:
+        """Run a stage of filters; the rows they keep."""
+        for number, phase in enumerate(self.stage(stage)):
+            table = await self.drop(phase[0], table, number)
+        return self._compacted(table)
 
-        def check(writer: Node, value: Any) -> NewCells:
-            patch = patch_of(writer, value)
-            patched = table.patched(patch, writer.index)
-            return {column: patched.cells(column) for column in patch.updates}
-
-        return await self.calls.call(
-            node, self.query, (table,), check, phase=phase, rows_in=len(table), rows_out=lambda _: len(table)
-        )
-
-    async def _filter(self, stage: Stage, table: Candidates) -> Candidates:
-        for number, phase in enumerate(self._stage(stage)):
-            (node,) = phase
-            table = await self._drop(node, table, number)
+    def _compacted(self, table: Candidates) -> Candidates:
         alive = table.alive
-        if not alive.all():
-            self.dropped.append(table.take(~alive))
-            table = table.take(alive)
-        return table
+        if alive.all():
+            return table
+        self.dropped.append(table.take(~alive))
+        return table.take(alive)
 
-    async def _drop(self, node: Node, table: Candidates, phase: int) -> Candidates:
+    async def drop(self, node: Node, table: Candidates, number: int) -> Candidates:
         """The table with one filter's drops marked."""
         alive = table.alive
-        before = int(alive.sum())
-        view = table.take(alive) if node.listwise and before < len(table) else table
+        before = int(np.count_nonzero(alive))
+        all_alive = before == len(table)
+        view = table if all_alive or not node.listwise else table.take(alive)
+        whole = view is table
 
-        def check(by: Node, value: Any) -> NDArray[np.bool_]:
-            return mask_of(by, value, len(view))
+        def check(by: Node, value: Any) -> tuple[NDArray[np.bool_] | None, int, str]:
+            keep, note = mask_of(by, value, len(view)), ""
+            failing = _rows_with_failed_cells(by, view)
+            if failing is not None:
+                keep = keep & ~failing if by.safety else keep | failing
+                count = int((failing & alive if whole else failing).sum())
+                what = "dropped" if by.safety else "kept"
+                note = f"{_rows(count)} {what}: a column it reads failed there" if count else ""
+            kept = int(np.count_nonzero(keep if all_alive or not whole else keep & alive))
+            return keep if kept < before else None, kept, note
 
-        result = await self.calls.call(
-            node, self.query, (view,), check, phase=phase, rows_in=before, rows_if_skipped=before
+        (answer,) = await run_phase(
+            self.calls, (node,), (view,), check, number=number, rows_in=before, rows_if_skipped=before
         )
-        if result is None:
+        if answer.value is None:
             return table
-        by, keep = result
-        failing = _rows_with_failed_cells(by, view)
-        keep = keep & ~failing if by.safety else keep | failing
-        drop = ~alive
-        drop[alive if view is not table else slice(None)] = ~keep
-        table = table.dropping(drop, by.index)
-        note = ""
-        count = int((failing if view is not table else failing & alive).sum())
-        if count:
-            note = f"{_rows(count)} {'dropped' if by.safety else 'kept'}: a column it reads failed there"
-        self.calls.trace[-1] = attrs.evolve(self.calls.trace[-1], rows_out=int(table.alive.sum()), note=note)
+        if whole:
+            return table.dropping(~answer.value, answer.by.index)
+        drop = np.zeros(len(table), np.bool_)
+        drop[alive] = ~answer.value
+        return table.dropping(drop, answer.by.index)
+
+    async def score(self, table: Candidates) -> Candidates:
+        """Run the scorers."""
+        calls, steps = self.calls, self.scores
+        written: list[tuple[ScoreStep, ComponentTrace]] = []
+        item_ids = table[ITEM_ID]
+        before = table.cells(SCORE) if SCORE in table else None
+        for number, phase in enumerate(self.stage("scorers")):
+            check = self.scorer_check(table)
+            (answer,) = await run_phase(calls, phase, (table,), check, number=number, rows_in=len(table))
+            table = self.apply_scores(table, phase[0], answer)
+            if answer.value is not None and SCORE in answer.by.writes:
+                after = table.cells(SCORE)
+                steps.append(ScoreStep(answer.by.name, item_ids, before, after))
+                written.append((steps[-1], calls.trace[-1]))
+                before = after
+        if before is not None and _score_note(before):  # only then is it worth knowing who began it
+            for step, entry in written:
+                entry.note = "; ".join(note for note in (entry.note, _score_note(step.after)) if note)
         return table
 
-    async def _score(self, table: Candidates) -> Candidates:
-        for number, phase in enumerate(self._stage("scorers")):
-            (node,) = phase
-            result = await self._patch(node, table, number)
-            before = table.cells(SCORE) if SCORE in table else None
-            table = _apply(table, node, result)
-            if result is None or SCORE not in table or SCORE not in result[0].writes:
-                continue
-            by = result[0]
-            after = table.cells(SCORE)
-            self.scores.append(ScoreStep(by.name, table[ITEM_ID], before, after))
-            note = _score_note(after)
-            if note:
-                self.calls.trace[-1] = attrs.evolve(self.calls.trace[-1], note=note)
-        return table
+    def scorer_check(self, table: Candidates) -> Any:
+        """Checks a scorer's answer."""
+        return _patched(table)
 
-    async def _select(self, table: Candidates) -> tuple[Candidates, Candidates]:
-        ((node,),) = self._stage("selector")
-        result = await self.calls.call(
-            node,
-            self.query,
-            (table,),
-            lambda by, value: indices_of(by, value, len(table)),
-            rows_in=len(table),
-            rows_out=len,
+    def apply_scores(self, table: Candidates, node: Node, answer: Answer[Any]) -> Candidates:
+        """The table after a scorer."""
+        return _applied(table, (node,), [answer])
+
+    async def select(self, table: Candidates) -> NDArray[np.intp] | None:
+        """The selector's choice; `None` if its gate was closed."""
+        ((node,),) = self.stage("selector")
+
+        def check(by: Node, value: Any) -> tuple[NDArray[np.intp], int, str]:
+            index = indices_of(by, value, len(table))
+            return index, len(index), ""
+
+        (answer,) = await run_phase(
+            self.calls, (node,), (table,), check, rows_in=len(table), rows_if_skipped=len(table)
         )
-        if result is None:
+        if answer.status == "skipped":
             raise MisconfigurationError(f"the selector {node.name} was skipped")
-        index = result[1]
-        rest = np.ones(len(table), np.bool_)
-        rest[index] = False
-        return table.take(index), table.take(rest)
+        return answer.value
+
+    async def finish(self, table: Candidates) -> tuple[Candidates, tuple[Candidates, Candidates]]:
+        """Select, hydrate and filter what was selected, refill, cut and top up: the response and the rest."""
+        chosen, rest = _split(table, await self.select(table))
+        size = self.plan.result_size
+        target = len(chosen) if size is None else min(size, len(chosen))
+        chosen = await self.hydrate("post_selection_hydrators", chosen)
+        chosen = await self.filter("post_selection_filters", chosen)
+        for round_ in range(1, self.plan.max_refills + 1):
+            if len(chosen) >= target or not len(rest):
+                break
+            self.calls.refill = round_
+            chosen, rest = await self._refill(chosen, rest, target - len(chosen))
+        self.calls.refill = 0
+        selected, overflow = chosen, chosen.take(np.empty(0, np.intp))
+        if size is not None and len(chosen) > size:
+            selected, overflow = chosen.take(np.arange(size)), chosen.take(np.arange(size, len(chosen)))
+        return await self._top_up(selected), (overflow, rest)
+
+    async def _refill(self, chosen: Candidates, rest: Candidates, missing: int) -> tuple[Candidates, Candidates]:
+        """Replace rows that were dropped after selection by the selector's next ones."""
+        index = await self.select(rest)
+        index = np.arange(len(rest)) if index is None else index
+        taken, rest = _split(rest, index[: missing * REFILL_FACTOR])
+        if not len(taken):
+            return chosen, taken.take(np.empty(0, np.intp)) if not len(rest) else rest
+        taken = await self.hydrate("post_selection_hydrators", taken)
+        chosen = await self.filter("post_selection_filters", Candidates.concat([chosen, taken]))
+        return chosen, rest
+
+    async def _top_up(self, selected: Candidates) -> Candidates:
+        """Fill a response that is too short from another pipeline."""
+        node, wanted = self.plan.top_up, self.plan.min_results
+        if node is None or wanted is None or len(selected) >= wanted:
+            return selected
+        self.calls.begin("top_up")
+        (answer,) = await run_phase(self.calls, (node,), (), candidates_answer)
+        if answer.value is None:
+            return selected
+        taken = np.concatenate([selected[ITEM_ID], *(table[ITEM_ID] for table in self.dropped)])
+        fresh = np.flatnonzero(~np.isin(answer.value[ITEM_ID], taken))
+        size = self.plan.result_size or wanted
+        more = answer.value.take(fresh[: max(0, size - len(selected))]).written_by(node.index)
+        names = selected.source_names
+        bits = np.full(len(more), 1 << len(names), np.uint64)
+        names = (*names, node.name)
+        topped = np.r_[np.zeros(len(selected), np.bool_), np.ones(len(more), np.bool_)]
+        table = Candidates.concat([selected.with_sources(selected.source_bits, names), more.with_sources(bits, names)])
+        self.calls.trace[-1].note = f"{_rows(len(more))} of {len(answer.value)} fill the response"
+        return table.with_cells({TOPPED_UP: Cells(topped, None, node.index)})
 
 
-def _rows_with_failed_cells(node: Node, view: Candidates) -> NDArray[np.bool_]:
-    failing = np.zeros(len(view), np.bool_)
-    for column in node.columns:
-        if view.cells(column).state is not None:
-            failing |= view.failed(column)
-    return failing
+def _split(table: Candidates, index: NDArray[np.intp] | None) -> tuple[Candidates, Candidates]:
+    """The rows of an index, and the others in their order."""
+    if index is None:
+        index = np.arange(len(table))
+    rest = np.ones(len(table), np.bool_)
+    rest[index] = False
+    return table.take(index), table.take(rest)
 
 
-def _apply(table: Candidates, node: Node, result: tuple[Node, NewCells] | None) -> Candidates:
-    """A table with a component's new cells, or with its columns marked failed."""
-    if result is None:
-        return table.with_failed(node.written_columns, node.index)
-    by, cells = result
-    table = table.with_cells(cells)
-    missing = [column for column in node.written_columns if column not in table]
-    return table.with_null(missing, by.index) if by is node else table.with_failed(missing, by.index)
+def query_patch_answer(node: Node, value: Any) -> tuple[QueryPatch, int, str]:
+    """Checks a query hydrator's answer."""
+    patch = query_patch_of(node, value)
+    return patch, len(patch.updates), ""
 
 
-def _with_declared(table: Candidates, answered: list[Node], nodes: list[Node]) -> Candidates:
-    """Columns that sources declare but nobody filled: failed where all their sources failed, else null."""
-    given = {column for node in answered for column in node.written_columns}
-    for node in nodes:
+def candidates_answer(node: Node, value: Any) -> tuple[Candidates, int, str]:
+    """Checks a source's answer."""
+    table = candidates_of(node, value)
+    return table, len(table), ""
+
+
+def _patched(table: Candidates) -> Any:
+    """Lays a component's cells over a table's, so that all that can be wrong with them is found in its call."""
+
+    def check(node: Node, value: Any) -> tuple[dict[Any, Cells], int, str]:
+        patch = patch_of(node, value)
+        cells = table.overlaid(patch, node.index)
+        if patch.failed is None:
+            return cells, len(table), ""
+        failed = int(np.count_nonzero(patch.failed))
+        return cells, len(table) - failed, f"{_rows(failed)} failed" if failed else ""
+
+    return check
+
+
+def _applied(table: Candidates, phase: Phase, answers: list[Answer[dict[Any, Cells]]]) -> Candidates:
+    """A table with the new cells of a phase, or with columns marked failed; null where a gate was closed."""
+    cells: dict[Any, Cells] = {}
+    for answer in answers:
+        if answer.value:
+            cells.update(answer.value)
+    if cells:
+        table = table.with_cells(cells)
+    for node, answer in zip(phase, answers, strict=True):
+        if answer.status == "skipped":
+            table = table.with_failed(node.written_columns, node.index)
+            continue
         missing = [column for column in node.written_columns if column not in table]
-        table = table.with_null([column for column in missing if column in given], node.index)
-        table = table.with_failed([column for column in missing if column not in given], node.index)
+        if missing:
+            stood_in = answer.by is not node and answer.status == "ok"
+            table = (table.with_failed if stood_in else table.with_null)(missing, answer.by.index)
     return table
 
 
+def _with_declared(table: Candidates, answers: list[Answer[Candidates]], nodes: list[Node]) -> Candidates:
+    """Columns that sources declare but nobody filled: null where one of their sources answered, else failed.
+
+    Where all of them stayed out because their gates were closed, nothing failed, so the cells are null as well.
+    """
+    answered = {column for answer in answers if answer.status == "ok" for column in answer.by.written_columns}
+    broken = {
+        column
+        for node, answer in zip(nodes, answers, strict=True)
+        if answer.status == "skipped" or answer.by is not node
+        for column in node.written_columns
+    }
+    for node in nodes:
+        missing = [column for column in node.written_columns if column not in table]
+        if missing:
+            failed = [column for column in missing if column in broken and column not in answered]
+            table = table.with_failed(failed, node.index)
+            table = table.with_null([column for column in missing if column not in failed], node.index)
+    return table
+
+
+def _rows_with_failed_cells(node: Node, view: Candidates) -> NDArray[np.bool_] | None:
+    """The rows in which a cell failed that a component reads; `None` if there are none."""
+    failing: NDArray[np.bool_] | None = None
+    for column in node.columns:
+        if view.cells(column).state is not None:
+            failed = view.failed(column)
+            failing = failed if failing is None else failing | failed
+    return failing
+
+
 def _score_note(cells: Cells) -> str:
-    scored = cells.states() == VALID
-    nan = int(np.isnan(cells.values[scored]).sum())
-    unscored = int((~scored).sum())
-    notes = [f"{_rows(nan)} with a NaN score, ranked last"] if nan else []
+    nan = np.isnan(cells.values)
+    if cells.state is None:
+        count = int(np.count_nonzero(nan))
+        return f"{_rows(count)} with a NaN score, ranked last" if count else ""
+    scored = cells.state == VALID
+    count, unscored = int(np.count_nonzero(nan & scored)), int(np.count_nonzero(~scored))
+    notes = [f"{_rows(count)} with a NaN score, ranked last"] if count else []
     return "; ".join(notes + ([f"{_rows(unscored)} without a score"] if unscored else []))
 
 
 def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
+    return f"{count} {'row' if count == 1 else 'rows'}"

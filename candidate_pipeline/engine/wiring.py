@@ -2,68 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
-from candidate_pipeline.components import METHODS
-from candidate_pipeline.engine.contract import SYNC, contract_faults, declared
-from candidate_pipeline.engine.plan import Node, Phase, Plan
-from candidate_pipeline.keys import ITEM_ID, Column, Key, QueryFeature
+from candidate_pipeline.engine.contract import contract_faults, declared
+from candidate_pipeline.engine.gates import Condition, conditions_of
+from candidate_pipeline.engine.nested import NestedPipeline
+from candidate_pipeline.engine.phases import Phases, Report, viewer_columns
+from candidate_pipeline.engine.plan import Budget, Node, Place, Plan
+from candidate_pipeline.engine.policies import DEFAULT_ON_ERROR, UPSTREAM_ON_ERROR, Member, Policies
+from candidate_pipeline.keys import ITEM_ID, Column, QueryFeature, key_names
 from candidate_pipeline.merge import MAX_SOURCES
 from candidate_pipeline.options import format_duration
-from candidate_pipeline.plugin import Kind
-from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, RunPolicy, Stage
+from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, Stage
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import nearest
-
-#: What a failure does where the spec does not say.
-DEFAULT_ON_ERROR: Final[Mapping[Kind, str]] = {
-    "query_hydrator": "skip",
-    "source": "skip",
-    "hydrator": "skip",
-    "filter": "skip",
-    "scorer": "fail",
-    "selector": "fail",
-    "side_effect": "skip",
-}
-
-_CONCURRENT: Final = frozenset({"query_hydrators", "sources", "hydrators", "post_selection_hydrators", "side_effects"})
-
-#: Called as `report(code, message, path, hint)`.
-Report = Callable[[str, str, TomlPath, str], None]
-
-
-@attrs.frozen(eq=False)
-class Member:
-    """A component instance in its stage, before compiling.
-
-    Args:
-        name: Its name in the spec.
-        component: The instance.
-        stage: Its stage.
-        run: Its engine settings.
-        use: Its registered name or class.
-        origin: Distribution and version.
-        path: Where its settings stand, for messages.
-        place: Where it is listed, for messages.
-    """
-
-    name: str
-    component: Any
-    stage: Stage
-    run: RunPolicy = attrs.field(factory=RunPolicy)
-    use: str = ""
-    origin: str = ""
-    path: TomlPath = ()
-    place: TomlPath = ()
-
-    @property
-    def kind(self) -> Kind:
-        """The kind its stage holds."""
-        return STAGES[self.stage]
 
 
 @attrs.define(eq=False)
@@ -81,6 +36,7 @@ class Compiler:
         show: The columns that `run` prints.
         partial: Whether components are missing because of mistakes reported elsewhere. What nobody writes is then
             passed over, for they may be who does.
+        top_up: The plan of the pipeline that fills short responses.
     """
 
     name: str
@@ -92,11 +48,21 @@ class Compiler:
     path: TomlPath = ()
     show: tuple[Column[Any], ...] = ()
     partial: bool = False
+    top_up: Plan | None = None
     nodes: list[Node] = attrs.field(factory=list)
     places: dict[int, TomlPath] = attrs.field(factory=dict)
+    policies: Policies = attrs.field(init=False)
 
     def compile(self) -> Plan | None:
         """The plan, or `None` if a mistake was reported."""
+        features = {feature.name: feature for feature in self.inputs.values()}
+        for member in [*self.members, *self.fallbacks.values()]:
+            written = getattr(member.component, "writes", ())
+            if isinstance(written, tuple | list | frozenset | set):
+                features |= {key.name: key for key in written if isinstance(key, QueryFeature)}
+        self.policies = Policies(self.report, self.options, features, self._stage_gates(features))
+        budgets = self._budgets()
+        self._check_options()
         stages: dict[Stage, list[Node]] = {stage: [] for stage in STAGES}
         sound = not self.partial
         for member in self.members:
@@ -110,22 +76,89 @@ class Compiler:
                 stages[member.stage].append(node)
             else:
                 self.partial, sound = True, False
-        sources = stages["sources"]
-        if len(sources) > MAX_SOURCES:
-            self.report("E104", f"at most {MAX_SOURCES} sources, found {len(sources)}", (*self.path, "sources"), "")
-        phases = self._phases(stages)
-        if phases is None or not sound:
+        most = MAX_SOURCES if self.top_up is None else MAX_SOURCES - 1  # topped-up rows take a source's bit
+        if len(stages["sources"]) > most:
+            path = (*self.path, "sources")
+            self.report("E104", f"at most {most} sources, found {len(stages['sources'])}", path, "")
+        self._check_caches()
+        phases = Phases(self.report, self.places, self.partial, self.options.semantics)
+        ordered = phases.of(stages, self.inputs.values())
+        if ordered is None or not sound:
             return None
+        by_stage, available = ordered
+        for at, column in enumerate(self.show):
+            if column not in available:
+                self.report("E300", f"show: nobody writes the column {column.name}", (*self.path, "show", at), "")
+                sound = False
+        top_up = None if self.top_up is None else self._top_up_node(self.top_up, available, stages)
         deadline = self.options.deadline
         return Plan(
-            self.name,
-            dict(self.inputs),
-            phases,
-            tuple(self.nodes),
-            self.options.result_size,
-            None if deadline is None else deadline.total_seconds(),
-            self.show,
+            name=self.name,
+            inputs=dict(self.inputs),
+            phases=by_stage,
+            nodes=tuple(self.nodes),
+            result_size=self.options.result_size,
+            deadline=None if deadline is None else deadline.total_seconds(),
+            show=self.show,
+            semantics=self.options.semantics,
+            budgets=budgets,
+            max_refills=self.options.max_refills,
+            min_results=self.options.min_results,
+            top_up=top_up,
         )
+
+    def _check_options(self) -> None:
+        options, semantics = self.options, self.options.semantics
+        for one, other in (("min_results", "top_up"), ("top_up", "min_results")):
+            if getattr(options, one) is not None and getattr(options, other) is None:
+                self.report("E103", f"{one} needs the key {other!r} beside it", (*self.path, one), f"add {other}")
+        if options.min_results and options.result_size and options.min_results > options.result_size:
+            message = f"min_results {options.min_results} is more than result_size {options.result_size}"
+            self.report("E104", message, (*self.path, "min_results"), "lower it")
+        if semantics == "upstream" and options.top_up is not None:
+            message = "top_up has no effect: the published semantics never fills a short response"
+            self.report("E311", message, (*self.path, "top_up"), "remove it and min_results")
+        if semantics == "strict":
+            for member in self.members:
+                if member.stage == "dependent_query_hydrators":
+                    hint = "list it under query_hydrators: they run as what they read allows"
+                    message = f"{member.name}: dependent_query_hydrators are for semantics = 'upstream'"
+                    self.report("E311", message, member.place, hint)
+
+    def _stage_gates(self, features: Mapping[str, QueryFeature[Any]]) -> dict[str, tuple[Condition, ...]]:
+        def gates(stage: str, when: Mapping[str, Any]) -> tuple[Condition, ...]:
+            path = (*self.path, "stages", stage, "when")
+            return conditions_of(
+                when, features, lambda code, message, hint, at: self.report(code, message, (*path, *at), hint)
+            )
+
+        return {stage: gates(stage, options.when) for stage, options in self.options.stages.items()}
+
+    def _budgets(self) -> dict[Place, Budget]:
+        budgets: dict[Place, Budget] = {}
+        deadline = self.options.deadline
+        known = (*STAGES, "top_up")
+        for stage, options in self.options.stages.items():
+            path: TomlPath = (*self.path, "stages", stage)
+            if stage not in known:
+                self.report("E101", f"stages: no stage {stage!r}", path, nearest(stage, known))
+                continue
+            for key in ("timeout", "reserve"):
+                given = getattr(options, key)
+                if given is None:
+                    continue
+                if key == "reserve" and deadline is None:
+                    message = f"{stage}: time is kept back before the deadline, but the pipeline has none"
+                    self.report("E305", message, (*path, key), "add deadline")
+                elif deadline is not None and given >= deadline:
+                    message = f"{stage}: {key} {format_duration(given)} leaves nothing of the deadline "
+                    self.report("E305", message + format_duration(deadline), (*path, key), "shorten it")
+            timeout, reserve = options.timeout, options.reserve
+            budgets[stage] = Budget(  # type: ignore[index]  # tested against the stages there are
+                None if timeout is None else timeout.total_seconds(),
+                0.0 if reserve is None else reserve.total_seconds(),
+            )
+        return budgets
 
     def _node(self, member: Member, chain: tuple[str, ...] = ()) -> Node | None:
         """A component's node and, before it, those of its fallbacks; `chain` names what it is a fallback of."""
@@ -135,22 +168,20 @@ class Compiler:
         if faults:
             return None
         component, kind, run = member.component, member.kind, member.run
-        method = getattr(component, METHODS[kind])
-        blocking = bool(getattr(component, "blocking", False))
         own_safety = bool(getattr(component, "safety", False))
         if own_safety and run.safety is False:
-            self.report(
-                "E306",
-                f"{member.name} is a safety filter; a spec cannot lower that",
-                (*member.path, "run", "safety"),
-                "remove the key",
-            )
-        if run.safety is not None and kind != "filter":
-            self.report("E306", "only a filter has safety", (*member.path, "run", "safety"), "remove the key")
+            what = f"{member.name} is a safety filter; a spec cannot lower that"
+            self.report("E306", what, member.at("safety"), "remove the key")
         safety = kind == "filter" and (own_safety or bool(run.safety))
-        self._check_timeout(member, method, blocking)
-        on_error, fallback = self._policy(member, safety, (*chain, member.name))
-        reads = declared(component, "reads")
+        self.policies.check(member)
+        chain = (*chain, member.name)
+        made: dict[str, Node | None] = {}
+        on_error, fallback = self._policy(member, "on_error", safety, chain, made)
+        on_timeout, late = on_error, fallback
+        if run.on_timeout is not None:
+            on_timeout, late = self._policy(member, "on_timeout", safety, chain, made)
+        gates = self.policies.gates(member, safety)
+        reads = [*declared(component, "reads"), *(gate.feature for gate in gates)]
         node = Node(
             index=len(self.nodes),
             name=member.name,
@@ -159,60 +190,63 @@ class Compiler:
             kind=kind,
             stage=member.stage,
             component=component,
-            method=method,
+            method=member.method,
+            mode=member.mode,
             prepare=getattr(component, "prepare", None) if kind in {"hydrator", "scorer"} else None,
-            features=tuple(key for key in reads if isinstance(key, QueryFeature)),
+            features=tuple(dict.fromkeys(key for key in reads if isinstance(key, QueryFeature))),
             columns=tuple(key for key in reads if isinstance(key, Column)),
             writes=frozenset(declared(component, "writes")),
             timeout=None if run.timeout is None else run.timeout.total_seconds(),
             on_error=on_error,
             fallback=fallback,
+            on_timeout=on_timeout,
+            late=late,
             safety=safety,
             listwise=bool(getattr(component, "listwise", False)),
-            blocking=blocking,
+            gates=gates,
+            cache=self.policies.cache(member),
+            breaker=run.breaker,
+            threads=4 if run.threads is None else run.threads,
+            effect=self.policies.effect(member),
+            sync=bool(run.sync),
+            inner=component.plan if isinstance(component, NestedPipeline) else None,
         )
         self.nodes.append(node)
         self.places[node.index] = member.place
         return node
 
-    def _check_timeout(self, member: Member, method: Callable[..., Any], blocking: bool) -> None:
-        timeout, path = member.run.timeout, (*member.path, "run", "timeout")
-        if timeout is None:
-            return
-        what = f"{member.name}.{METHODS[member.kind]} is a plain def, which cannot be interrupted"
-        if member.kind in SYNC:
-            self.report("E304", what, path, f"remove the timeout: a {member.kind} is synchronous")
-        elif not blocking and not inspect.iscoroutinefunction(method):
-            self.report("E304", what, path, "make it async def, or set blocking = True on its class")
-        deadline = self.options.deadline
-        if deadline is not None and timeout > deadline and member.kind != "side_effect":
-            message = f"the timeout {format_duration(timeout)} is longer than the deadline {format_duration(deadline)}"
-            self.report("E305", f"{member.name}: {message}", path, "shorten the one or lengthen the other")
-
-    def _policy(self, member: Member, safety: bool, chain: tuple[str, ...]) -> tuple[str, Node | None]:
-        default = "fail" if safety else DEFAULT_ON_ERROR[member.kind]
-        chosen, path = member.run.on_error, (*member.path, "run", "on_error")
+    def _policy(
+        self, member: Member, key: str, safety: bool, chain: tuple[str, ...], made: dict[str, Node | None]
+    ) -> tuple[str, Node | None]:
+        """What a failure (`on_error`) or a timeout (`on_timeout`) does."""
+        defaults = UPSTREAM_ON_ERROR if self.options.semantics == "upstream" else DEFAULT_ON_ERROR
+        default = "fail" if safety else defaults[member.kind]
+        chosen, path = getattr(member.run, key), member.at(key)
         if chosen is None:
             return default, None
         if chosen not in {"skip", "fail"} and not chosen.startswith(FALLBACK):
             wanted = "wanted 'skip', 'fail' or 'fallback:<component>'"
-            self.report("E104", f"on_error: {wanted}, found {chosen!r}", path, "")
+            self.report("E104", f"{key}: {wanted}, found {chosen!r}", path, "")
         elif member.kind == "side_effect" and chosen != "skip":
+            if chosen == "fail" and member.run.sync:
+                return chosen, None
             what = f"{member.name}: a side effect runs after the response, so its failure is only logged"
-            self.report("E306", what, path, "remove the key")
+            self.report("E306", what, path, "remove the key, or add sync = true to fail the request")
         elif chosen == "skip" and (safety or member.kind == "selector"):
             what = "a safety filter" if safety else "a selector"
             self.report(
                 "E306", f"{member.name}: {what} cannot be skipped", path, "use 'fail' or 'fallback:<component>'"
             )
         elif chosen.startswith(FALLBACK):
-            return default, self._fallback(member, chosen.removeprefix(FALLBACK), safety, chain)
+            name = chosen.removeprefix(FALLBACK)
+            if name not in made:
+                made[name] = self._fallback(member, name, path, safety, chain)
+            return default, made[name]
         else:
             return chosen, None
         return default, None
 
-    def _fallback(self, member: Member, name: str, safety: bool, chain: tuple[str, ...]) -> Node | None:
-        path = (*member.path, "run", "on_error")
+    def _fallback(self, member: Member, name: str, path: TomlPath, safety: bool, chain: tuple[str, ...]) -> Node | None:
         if name in chain:
             self.report("E307", f"the fallback leads back to {name!r}: {' -> '.join((*chain, name))}", path, "")
             return None
@@ -227,125 +261,53 @@ class Compiler:
             self.report("E306", f"the fallback of a safety filter must be one too, {node.name} is not", path, "")
         return node
 
-    def _phases(self, stages: Mapping[Stage, list[Node]]) -> dict[Stage, tuple[Phase, ...]] | None:
-        producers: dict[Key, Stage] = {}
-        for stage, nodes in stages.items():
+    def _check_caches(self) -> None:
+        """Report caches whose key leaves out a column that may differ from viewer to viewer."""
+        cached = [node for node in self.nodes if node.cache is not None and node.kind == "hydrator"]
+        personal = viewer_columns(self.nodes) if cached else set()
+        for node in cached:
+            key = () if node.cache is None else node.cache.columns
+            whole = ITEM_ID in key
+            left = [column for column in node.columns if column not in key and (column in personal or not whole)]
+            if left:
+                why = "they may differ between viewers" if whole else f"and {ITEM_ID.name} is not in it either"
+                message = f"{node.name} reads {key_names(left)}, which the key of its cache leaves out; {why}"
+                path = next((member.at("cache") for member in self.members if member.name == node.name), ())
+                self.report("E309", message, (*path, "key"), "add them to key, or leave key out")
+
+    def _top_up_node(self, plan: Plan, available: set[Any], stages: Mapping[Stage, list[Node]]) -> Node:
+        """The node of the pipeline that fills short responses."""
+        path: TomlPath = (*self.path, "top_up")
+        gates = self.policies.stage_gates.get("top_up", ())
+        nested = NestedPipeline(plan)
+        missing = [feature for feature in nested.reads if feature not in available]
+        if missing:
+            message = (
+                f"top_up: the pipeline {plan.name!r} takes {key_names(missing)}, which {self.name!r} does not have"
+            )
+            self.report("E310", message, path, "add an input, or a query hydrator that writes it")
+        screened = {node.use for phases in plan.phases.values() for phase in phases for node in phase if node.safety}
+        for nodes in stages.values():
             for node in nodes:
-                for key in _writes(node):
-                    producers.setdefault(key, stage)
-        available: set[Key] = {*self.inputs.values(), ITEM_ID}
-        phases: dict[Stage, tuple[Phase, ...]] = {}
-        sound = True
-        for stage, nodes in stages.items():
-            ordered = self._stage_phases(stage, nodes, available, producers)
-            sound = sound and ordered is not None
-            phases[stage] = ordered or ()
-            available.update(key for node in nodes for key in node.writes)
-        for at, column in enumerate(self.show):
-            if column not in available and not self.partial:
-                self.report("E300", f"show: nobody writes the column {column.name}", (*self.path, "show", at), "")
-                sound = False
-        return phases if sound else None
-
-    def _stage_phases(
-        self, stage: Stage, nodes: list[Node], available: set[Key], producers: Mapping[Key, Stage]
-    ) -> tuple[Phase, ...] | None:
-        sound = True
-        known = set(available)
-        depends: dict[int, set[int]] = {}
-        concurrent = stage in _CONCURRENT
-        for node in nodes:
-            depends[node.index] = set()
-            for key in dict.fromkeys(_reads(node)):
-                others = {other.index for other in nodes if other is not node and key in other.writes}
-                if concurrent and others:
-                    depends[node.index] |= others
-                elif key not in known:
-                    own = key in node.writes and not others
-                    sound = self._report_missing(node, key, stage, producers, own) and sound
-            if not concurrent:
-                known |= node.writes
-        if not concurrent:
-            return tuple((node,) for node in nodes) if sound else None
-        phases = self._levels(stage, nodes, depends)
-        if phases is None:
-            return None
-        if stage != "sources" and not self._check_double_writes(phases):
-            return None
-        return phases if sound else None
-
-    def _report_missing(self, node: Node, key: Key, stage: Stage, producers: Mapping[Key, Stage], own: bool) -> bool:
-        """Report a key that a component reads and nobody wrote before it; true if that is no mistake after all."""
-        what = "query feature" if isinstance(key, QueryFeature) else "column"
-        later = producers.get(key)
-        if self.partial and (later is None or later == stage):
-            return True
-        if later == stage and own:
-            message = f"{node.name} reads the {what} {key.name}, which only it writes"
-            self.report("E300", message, self.places[node.index], "add a component that writes it before")
-            return False
-        if later is None:
-            hint = "add a component that writes it" + (" or an input" if isinstance(key, QueryFeature) else "")
-            message = f"{node.name} reads the {what} {key.name}, which nobody writes"
-            self.report("E300", message, self.places[node.index], hint)
-            return False
-        kind = "safety filter" if node.safety else node.kind.replace("_", " ")
-        when = "later in the same stage" if later == stage else f"only in {later}"
-        message = f"the {kind} {node.name} reads the {what} {key.name}, which is written {when}"
-        self.report("E301", message, self.places[node.index], "move one of them")
-        return False
-
-    def _levels(self, stage: Stage, nodes: list[Node], depends: Mapping[int, set[int]]) -> tuple[Phase, ...] | None:
-        done: set[int] = set()
-        left = list(nodes)
-        phases = []
-        while left:
-            ready = tuple(node for node in left if depends[node.index] <= done)
-            if not ready:
-                circle = _circle(left, depends)
-                names = " -> ".join(node.name for node in [*circle, circle[0]])
-                message = f"components of {stage} need each other's output: {names}"
-                self.report("E303", message, self.places[circle[0].index], "split one of them in two")
-                return None
-            phases.append(ready)
-            done.update(node.index for node in ready)
-            left = [node for node in left if node.index not in done]
-        return tuple(phases)
-
-    def _check_double_writes(self, phases: Iterable[Phase]) -> bool:
-        sound = True
-        for phase in phases:
-            owner: dict[Key, Node] = {}
-            for node in phase:
-                for key in sorted(_writes(node), key=lambda key: key.name):
-                    if key in owner:
-                        message = f"{owner[key].name} and {node.name} both write {key.name} at the same time"
-                        hint = "remove one, or let the later one read what the earlier one writes"
-                        self.report("E302", message, self.places[node.index], hint)
-                        sound = False
-                    owner.setdefault(key, node)
-        return sound
-
-
-def _circle(left: list[Node], depends: Mapping[int, set[int]]) -> list[Node]:
-    """A circle among components none of which can run first, each before the one whose output it needs."""
-    nodes = {node.index: node for node in left}
-    walk = [left[0].index]
-    while True:
-        following = min(depends[walk[-1]] & nodes.keys())
-        if following in walk:
-            circle = walk[walk.index(following) :]
-            start = circle.index(min(circle))
-            return [nodes[index] for index in circle[start:] + circle[:start]]
-        walk.append(following)
-
-
-def _reads(node: Node) -> tuple[Key, ...]:
-    """What a component and its fallbacks read."""
-    own: tuple[Key, ...] = (*node.features, *node.columns)
-    return own if node.fallback is None else (*own, *_reads(node.fallback))
-
-
-def _writes(node: Node) -> frozenset[Key]:
-    """What a component or one of its fallbacks writes."""
-    return node.writes if node.fallback is None else node.writes | _writes(node.fallback)
+                if node.safety and node.use not in screened:
+                    message = f"top_up: the pipeline {plan.name!r} lacks the safety filter {node.use} of {self.name!r}"
+                    self.report("E310", message, path, f"add it to the filters of {plan.name}")
+        node = Node(
+            index=len(self.nodes),
+            name=plan.name,
+            use="pipeline",
+            origin="",
+            kind="source",
+            stage="top_up",
+            component=nested,
+            method=nested.fetch,
+            mode="async",
+            features=tuple(dict.fromkeys(gate.feature for gate in gates)),
+            writes=frozenset(nested.writes),
+            on_error="skip",
+            on_timeout="skip",
+            gates=gates,
+            inner=plan,
+        )
+        self.nodes.append(node)
+        return node

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from importlib import metadata
+from typing import Any, Final
 
 import attrs
 
@@ -13,9 +14,12 @@ from candidate_pipeline.plugin import Kind
 from candidate_pipeline.registry import ComponentRef, Registry
 from candidate_pipeline.spec.convert import Converter
 from candidate_pipeline.spec.document import Document, describe
-from candidate_pipeline.spec.model import ComponentSpec, RunPolicy
+from candidate_pipeline.spec.model import ComponentSpec, NestedOptions, RunPolicy
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import nearest
+
+#: What `use` says of a source that is a pipeline of the same spec.
+NESTED: Final = "pipeline"
 
 
 @attrs.define(eq=False)
@@ -92,6 +96,9 @@ class Entries:
                 continue
             path: TomlPath = ("components", name)
             use = table.get("use")
+            if use == NESTED:
+                self.configured("source", name, path, path)
+                continue
             kinds: list[Kind] = [kind for kind in self.registry.kinds_of(str(use)) if kind != "resource"]
             if kinds or not isinstance(use, str):
                 self.configured(kinds[0] if kinds else "source", name, path, path)
@@ -110,6 +117,13 @@ class Entries:
         place: TomlPath,
     ) -> ComponentSpec | None:
         ref = self.registry.find(kind, use)
+        if use == NESTED and path[0] == "components":
+            ref = ComponentRef(
+                "source", NESTED, NestedOptions, "candidate-pipeline", metadata.version("candidate-pipeline")
+            )
+            if kind != "source":
+                self._report("E202", f"{use!r} is a source, wanted a {words(kind)}", place)
+                return None
         if ref is None:
             # A component of another kind is right where it is configured and wrong where it is listed.
             misplaced = path[0] == "components" and self.registry.kinds_of(use)

@@ -211,16 +211,20 @@ class _Loader:
         return specs
 
     def _fallbacks(self, spec: ComponentSpec, found: dict[str, ComponentSpec]) -> bool:
-        """Resolve the chain of fallbacks that starts at a component; false if one of them is missing."""
-        while spec.run.on_error is not None and spec.run.on_error.startswith(FALLBACK):
-            name = spec.run.on_error.removeprefix(FALLBACK)
-            target = self.entries.entry(spec.kind, name, (*spec.path, "run", "on_error"))
+        """Resolve the fallbacks of a component, and theirs; false if one of them is missing."""
+        sound = True
+        for key in ("on_error", "on_timeout"):
+            policy = getattr(spec.run, key)
+            if policy is None or not policy.startswith(FALLBACK):
+                continue
+            name = policy.removeprefix(FALLBACK)
+            target = self.entries.entry(spec.kind, name, (*spec.path, "run", key))
             if target is None:
-                return False
-            if name in found:  # the compiler sees whether the chain leads back
-                return True
-            found[name] = spec = target
-        return True
+                sound = False
+            elif name not in found:  # the compiler sees whether the chain leads back
+                found[name] = target
+                sound = self._fallbacks(target, found) and sound
+        return sound
 
     def _key(self, name: str, path: TomlPath, wanted: type[QueryFeature[Any]] | type[Column[Any]]) -> Key | None:
         keys = self.registry.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import attrs
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from candidate_pipeline.keys import Column, QueryFeature
 from candidate_pipeline.options import Doc
@@ -20,6 +20,7 @@ from candidate_pipeline.spec.problems import Problem
 
 Stage = Literal[
     "query_hydrators",
+    "dependent_query_hydrators",
     "sources",
     "hydrators",
     "filters",
@@ -33,6 +34,7 @@ Stage = Literal[
 #: Stages in the order they run, with the kind of component each holds.
 STAGES: Final[Mapping[Stage, Kind]] = {
     "query_hydrators": "query_hydrator",
+    "dependent_query_hydrators": "query_hydrator",
     "sources": "source",
     "hydrators": "hydrator",
     "filters": "filter",
@@ -47,6 +49,37 @@ STAGES: Final[Mapping[Stage, Kind]] = {
 FALLBACK: Final = "fallback:"
 
 Timeout = Annotated[dt.timedelta, Gt(dt.timedelta(0))]
+Semantics = Literal["strict", "upstream"]
+
+
+@attrs.frozen
+class CachePolicy:
+    """`run.cache`: what a hydrator, query hydrator or source found is kept for later requests.
+
+    Time is that of the request's clock, so that a replay finds what its request could have found.
+    """
+
+    ttl: Annotated[Timeout, Doc("How long an entry counts, by the request's clock.")]
+    max_items: Annotated[int, Ge(1), Le(10_000_000), Doc("Entries kept; the least recently used go first.")] = 10_000
+    key: Annotated[
+        tuple[str, ...] | None, Doc("Query features and columns that an entry depends on; default: all that it reads.")
+    ] = None
+    negative_ttl: Annotated[
+        Annotated[dt.timedelta, Ge(dt.timedelta(0))] | None,
+        Doc("As ttl, for 'there is none': a row of nulls, a source without rows. '0s': not kept. Default: ttl."),
+    ] = None
+
+
+@attrs.frozen
+class BreakerPolicy:
+    """`run.breaker`: a component that keeps failing is left alone for a while."""
+
+    failure_rate: Annotated[float, Gt(0), Le(1), Doc("The part of calls whose failure opens the circuit.")] = 0.5
+    window: Annotated[Timeout, Doc("How far back calls count.")] = dt.timedelta(seconds=30)
+    min_calls: Annotated[int, Ge(1), Doc("Calls in the window below which the circuit stays closed.")] = 20
+    open_for: Annotated[Timeout, Doc("How long it stays open before one call is let through as a probe.")] = (
+        dt.timedelta(seconds=10)
+    )
 
 
 @attrs.frozen
@@ -55,9 +88,41 @@ class RunPolicy:
 
     timeout: Annotated[Timeout | None, Doc("How long one call may take.")] = None
     on_error: Annotated[
-        str | None, Doc("What a failure or timeout does: 'skip', 'fail' or 'fallback:<component>'.")
+        str | None, Doc("What a failure does: 'skip', 'fail' or 'fallback:<component>'. A timeout too, by default.")
+    ] = None
+    on_timeout: Annotated[
+        str | None, Doc("What a timeout does: 'skip', 'fail' or 'fallback:<component>'; default: as on_error.")
     ] = None
     safety: Annotated[bool | None, Doc("true makes a filter fail closed; a class's true cannot be lowered.")] = None
+    when: Annotated[
+        Mapping[str, Any], Doc("Conditions on query features under which it runs: feature = value, or a table.")
+    ] = attrs.field(factory=dict)
+    cache: Annotated[CachePolicy | None, Doc("Keep what it found for later requests.")] = None
+    breaker: Annotated[BreakerPolicy | None, Doc("Leave it alone for a while when it keeps failing.")] = None
+    threads: Annotated[
+        Annotated[int, Ge(1), Le(256)] | None, Doc("Threads that a blocking component may hold; default 4.")
+    ] = None
+    sync: Annotated[bool | None, Doc("true makes the response wait for a side effect.")] = None
+    retries: Annotated[
+        Annotated[int, Ge(0), Le(100)] | None, Doc("How often a failed side effect is tried again; default 2.")
+    ] = None
+    backoff: Annotated[
+        Timeout | None, Doc("The wait before a side effect's first retry, doubled for each later one; default 100ms.")
+    ] = None
+    max_pending: Annotated[
+        Annotated[int, Ge(1)] | None, Doc("Runs of a side effect that may wait or run at once; default 1000.")
+    ] = None
+
+
+@attrs.frozen
+class StageOptions:
+    """The settings of `[pipelines.*.stages.<stage>]`."""
+
+    timeout: Annotated[Timeout | None, Doc("How long the stage may take.")] = None
+    reserve: Annotated[Timeout | None, Doc("Time before the deadline that is kept back for later stages.")] = None
+    when: Annotated[Mapping[str, Any], Doc("Conditions on query features under which the stage's components run.")] = (
+        attrs.field(factory=dict)
+    )
 
 
 @attrs.frozen
@@ -65,13 +130,30 @@ class PipelineOptions:
     """The settings of `[pipelines.*]` beside its stages."""
 
     result_size: Annotated[int | None, Ge(1), Doc("How many rows a response holds at most.")] = None
+    min_results: Annotated[int | None, Ge(1), Doc("With fewer rows the pipeline of top_up fills the response.")] = None
+    top_up: Annotated[str | None, Doc("The pipeline that fills a response of fewer than min_results rows.")] = None
+    max_refills: Annotated[
+        int, Ge(0), Le(100), Doc("How often rows that post-selection filters dropped are replaced from the rest.")
+    ] = 3
     deadline: Annotated[Timeout | None, Doc("How long a request may take in all.")] = None
-    semantics: Annotated[Literal["strict"], Doc("Which semantics the engine follows.")] = "strict"
+    stages: Annotated[Mapping[str, StageOptions], Doc("Time budgets and conditions by stage.")] = attrs.field(
+        factory=dict
+    )
+    semantics: Annotated[Semantics, Doc("'strict', or 'upstream': the x-algorithm as published in May 2026.")] = (
+        "strict"
+    )
     inputs: Annotated[Mapping[str, str], Doc("Request parameters: name = the query feature each gives.")] = attrs.field(
         factory=dict
     )
     show: Annotated[tuple[str, ...], Doc("Columns that `run` prints, in order.")] = ()
     doc: Annotated[str, Doc("What the pipeline is for.")] = ""
+
+
+@attrs.frozen
+class NestedOptions:
+    """The options of a source with `use = "pipeline"`."""
+
+    pipeline: Annotated[str, Doc("The pipeline whose selected rows the source returns.")]
 
 
 @attrs.frozen

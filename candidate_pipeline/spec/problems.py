@@ -36,6 +36,9 @@ CODES: Final[Mapping[str, str]] = {
     "E306": "a failure policy that the kind or the safety of a component forbids",
     "E307": "a fallback that does not exist or leads back to itself",
     "E308": "one component stands twice in a stage",
+    "E309": "a cache whose key leaves out what the component reads",
+    "E310": "a pipeline that cannot be part of another",
+    "E311": "a setting that has no effect where it stands",
 }
 
 

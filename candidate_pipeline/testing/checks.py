@@ -161,16 +161,7 @@ def _node(component: Any, kind: Kind) -> Node:
         stage="hydrators",
         component=component,
         method=getattr(component, METHODS[kind]),
-        prepare=None,
-        features=(),
-        columns=(),
         writes=frozenset(declared(component, "writes")),
-        timeout=None,
-        on_error="fail",
-        fallback=None,
-        safety=False,
-        listwise=False,
-        blocking=False,
     )
 
 

@@ -92,7 +92,7 @@ def test_nested_tables_become_their_class(shop: Any) -> None:
         ("nested = { depth = 1, deep = 2 }", "E101", "unknown key 'deep' for Nested"),
         ("nested = { depth = '1' }", "E102", "wanted integer, found the string '1'"),
         ("reads = []", "E101", "unknown key 'reads' for shop.affordable"),
-        ("run = { retries = 3 }", "E101", "unknown key 'retries' for run"),
+        ("run = { retry = 3 }", "E101", "unknown key 'retry' for run"),
         ("run = 3", "E102", "run: wanted a table, found the integer 3"),
         ("run = { timeout = '0s' }", "E104", "timeout: wanted more than 0ms, found the string '0s'"),
         ("run = { safety = 'yes' }", "E102", "wanted boolean, found the string 'yes'"),

@@ -8,24 +8,28 @@ from typing import Any
 
 import pytest
 
+from candidate_pipeline import BreakerPolicy, CachePolicy, RunPolicy, StageOptions
 from candidate_pipeline.app import load_document
 from candidate_pipeline.cli import BUILTIN
+from candidate_pipeline.options import options_of
 from candidate_pipeline.plugin import Plugin
 from candidate_pipeline.registry import installed, resolve
 from candidate_pipeline.spec.document import Document
+from candidate_pipeline.spec.model import PipelineOptions
 from candidate_pipeline.testing import check_component
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENGINE = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
 DOCUMENTS = sorted(
     path for path in ROOT.rglob("*.md") if not {".venv", "data", ".pytest_cache"} & set(path.relative_to(ROOT).parts)
 )
 
 
-def block(name: str) -> str:
-    """The README's code block under the comment `<!-- checked: name -->`."""
-    match = re.search(rf"<!-- checked: {name} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert match is not None, f"README.md has no block {name!r}"
+def block(name: str, text: str = README) -> str:
+    """The code block of a document under the comment `<!-- checked: name -->`."""
+    match = re.search(rf"<!-- checked: {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert match is not None, f"the document has no block {name!r}"
     return match[1]
 
 
@@ -33,6 +37,20 @@ def test_the_first_pipeline_has_no_mistakes() -> None:
     """The README's first pipeline loads and compiles as it stands."""
     app = load_document(Document(block("pipeline"), "README.md"))
     assert list(app) == ["following"]
+
+
+def test_the_engines_example_has_no_mistakes() -> None:
+    """The spec in `docs/engine.md`, which uses most engine settings, compiles."""
+    app = load_document(Document(block("spec", ENGINE), "engine.md"))
+    assert list(app) == ["feed", "simple"]
+
+
+@pytest.mark.parametrize("options", [RunPolicy, CachePolicy, BreakerPolicy, StageOptions, PipelineOptions])
+def test_every_engine_setting_is_documented(options: type) -> None:
+    """`docs/engine.md` names every setting of the engine, save those of the pipeline's wiring."""
+    elsewhere = {"inputs", "show", "doc", "cache", "stages"}
+    missing = [name for name in options_of(options) if name not in elsewhere and not re.search(rf"\b{name}\b", ENGINE)]
+    assert not missing
 
 
 def test_the_first_plugin_keeps_a_components_promises() -> None:

@@ -1,0 +1,480 @@
+"""A phase: components that run together, each with its fallbacks, until each place has an answer.
+
+A plain `def` is called inline. An `async def` becomes a task and a blocking `def` a job in a thread; both report back
+by callback, so that a phase waits once, whatever its size. Around a component stand, from the outside in: its cache,
+its breaker, its timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+import attrs
+import structlog
+
+from candidate_pipeline.engine.breaker import Admission, CircuitOpenError
+from candidate_pipeline.engine.cached import call_cached
+from candidate_pipeline.engine.calls import Calls
+from candidate_pipeline.engine.failures import (
+    Degraded,
+    NestedError,
+    TimedOutError,
+    failure,
+    obstacle,
+    undeclared_read,
+    why_failed,
+)
+from candidate_pipeline.engine.plan import Node
+from candidate_pipeline.engine.threads import FullError, Job
+from candidate_pipeline.engine.trace import ComponentTrace
+from candidate_pipeline.errors import FailedFeatureError, MisconfigurationError, RequestError
+from candidate_pipeline.query import READER
+
+T = TypeVar("T")
+log = structlog.get_logger("candidate_pipeline.engine")
+
+#: A plain def that holds the event loop for longer is noted in the trace, in seconds.
+HELD_LOOP: Final = 0.05
+
+#: Turns what a component returned into a result, the rows it stands for and a note for the trace; or raises.
+Check: TypeAlias = Callable[[Node, Any], tuple[T, int, str]]
+
+
+@attrs.define
+class Answer(Generic[T]):
+    """What a place in a phase came to.
+
+    Args:
+        status: `ok`; `skipped`: its component failed; `closed`: its gate was closed.
+        by: The component that answered.
+        value: The checked result, if it is `ok`.
+    """
+
+    status: Literal["ok", "skipped", "closed"]
+    by: Node
+    value: T | None = None
+
+
+async def run_phase(
+    calls: Calls,
+    nodes: Sequence[Node],
+    args: tuple[Any, ...],
+    check: Check[T],
+    *,
+    number: int = 0,
+    rows_in: int = 0,
+    rows_if_skipped: int = 0,
+) -> list[Answer[T]]:
+    """Run components together; the answer of each, in their order.
+
+    Args:
+        calls: The request's.
+        nodes: The components.
+        args: Their arguments between the query and the context.
+        check: Makes results of what they return.
+        number: The phase's number, for the trace.
+        rows_in: The rows they are given, for the trace.
+        rows_if_skipped: The rows the trace says of those that fail.
+
+    Raises:
+        RequestError: A component failed and may not be skipped, or said that the request is wrong.
+        MisconfigurationError: A component said that it is built wrongly, or read what it does not declare.
+    """
+    phase = _Phase(calls, args, check, number, rows_in, rows_if_skipped, [None] * len(nodes))
+    try:
+        for at, node in enumerate(nodes):
+            if not node.inline and phase.error is None:
+                phase.call(node, at).start()
+        if phase.unsettled and phase.unsettled < len(nodes):
+            await asyncio.sleep(0)  # lets the others send off what they wait for
+        for at, node in enumerate(nodes):
+            if node.inline and phase.error is None:
+                phase.call_inline(node, at)
+    except BaseException:  # cancelled, or a plain def met with something like KeyboardInterrupt
+        await phase.stop()
+        raise
+    return await phase.settled()
+
+
+@attrs.define(eq=False)
+class _Phase:
+    """Components that run together, until each has an answer."""
+
+    calls: Calls
+    args: tuple[Any, ...]
+    check: Check[Any]
+    number: int
+    rows_in: int
+    rows_if_skipped: int
+    answers: list[Any]
+    members: list[_Call] = attrs.field(factory=list)
+    unsettled: int = 0
+    error: BaseException | None = None
+    waiter: asyncio.Future[None] | None = None
+
+    def call(self, node: Node, at: int, started: float = 0.0) -> _Call:
+        call = _Call(self.calls, self, at, node, started)
+        self.members.append(call)
+        self.unsettled += 1
+        return call
+
+    def call_inline(self, node: Node, at: int) -> None:
+        """Call a plain def, without the machinery of waiting unless it turns out to be needed."""
+        calls = self.calls
+        if not node.simple or calls.query.failed:
+            self.call(node, at).start()
+            return
+        started = calls.loop.time()
+        limit = calls.limit(node, started)
+        reading = READER.set((calls.query, node.features))
+        try:
+            value = node.method(calls.query, *self.args, calls.context(node, limit))
+            if hasattr(type(value), "__await__"):
+                self.call(node, at, started).watch(asyncio.ensure_future(value), limit)
+                return
+            result, rows, note = self.check(node, value)
+        except (Exception, asyncio.CancelledError) as error:
+            call = self.call(node, at, started)
+            call.held = True
+            call.fail(error)
+            return
+        finally:
+            READER.reset(reading)
+        elapsed = calls.loop.time() - started
+        calls.trace.append(
+            ComponentTrace(
+                node.name,
+                node.use,
+                node.stage,
+                self.number,
+                "ok",
+                (started - calls.started) * 1000,
+                elapsed * 1000,
+                self.rows_in,
+                rows,
+                "",
+                "",
+                note if elapsed <= HELD_LOOP else _held(note, elapsed),
+                calls.refill,
+            )
+        )
+        self.answers[at] = Answer("ok", node, result)
+
+    def settle(self, at: int, answer: Answer[Any]) -> None:
+        self.answers[at] = answer
+        self.unsettled -= 1
+        if not self.unsettled:
+            self.wake()
+
+    def abort(self, error: BaseException) -> None:
+        if self.error is None:
+            self.error = error
+            self.wake()
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def settled(self) -> list[Any]:
+        """Wait for all answers."""
+        if self.unsettled and self.error is None:
+            self.waiter = self.calls.loop.create_future()
+            try:
+                await self.waiter
+            except asyncio.CancelledError:
+                await self.stop()
+                raise
+        if self.error is not None:
+            await self.stop()
+            raise self.error
+        return self.answers
+
+    async def stop(self) -> None:
+        """Cancel what still runs, and let it end if it does so at once."""
+        running = [call for call in self.members if call.stop()]
+        if running:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+
+@attrs.define(eq=False)
+class _Call:
+    """One place in a phase: a component's call and those of its fallbacks."""
+
+    calls: Calls
+    phase: _Phase
+    at: int
+    node: Node
+    started: float = 0.0
+    future: asyncio.Future[Any] | None = None
+    job: Job | None = None
+    timer: asyncio.TimerHandle | None = None
+    admission: Admission | None = None
+    instead_of: str = ""
+    hits: int = 0
+    misses: int = 0
+    held: bool = False
+
+    def start(self) -> None:
+        """Call the component; if it is a plain def, the place is settled when this returns."""
+        calls, node, query = self.calls, self.node, self.calls.query
+        self.started, self.held = calls.loop.time(), False
+        if (query.failed or node.gates) and (met := obstacle(node, query)) is not None:
+            how, why = met
+            if how == "failed":
+                self.fail(FailedFeatureError(why))
+            else:
+                self.closed(why)
+            return
+        limit = calls.limit(node, self.started)
+        try:
+            breaker = calls.state.breakers[node.index]
+            if breaker is not None and node.cache is None:
+                self.admission = breaker.admit(self.started)
+            if node.cache is None and node.prepare is None and node.inner is None:
+                args = (query, *self.phase.args, calls.context(node, limit))
+                if node.mode == "thread":
+                    self.job = calls.submit(node, node.method, args)
+                    future = self.job.future
+                else:
+                    value = self._called(args)
+                    if not hasattr(type(value), "__await__"):
+                        self.finish(value)
+                        return
+                    future = value
+            else:
+                future = calls.loop.create_task(self._indirect(limit), name=node.name)
+        except (Exception, asyncio.CancelledError) as error:
+            self.fail(error)
+            return
+        self.watch(future, limit)
+
+    def _called(self, args: tuple[Any, ...]) -> Any:
+        """What the component's method returns, called here; a future if it is to be awaited."""
+        node = self.node
+        reading = READER.set((args[0], node.features))
+        try:
+            if node.mode == "async":
+                return self.calls.loop.create_task(node.method(*args), name=node.name)
+            self.held = True
+            value = node.method(*args)
+            if hasattr(type(value), "__await__"):
+                self.held = False
+                return asyncio.ensure_future(value)
+            return value
+        finally:
+            READER.reset(reading)
+
+    def watch(self, future: asyncio.Future[Any], limit: float | None) -> None:
+        """Wait for a call that has begun, until its limit."""
+        self.future = future
+        if limit is not None:
+            self.timer = self.calls.loop.call_at(limit, self._late)
+        future.add_done_callback(self._done)
+
+    def _indirect(self, limit: float | None) -> Coroutine[Any, Any, Any]:
+        """The call of a component with a cache, a nested pipeline or a `prepare`."""
+        if self.node.cache is not None:
+            return call_cached(self.calls, self.node, self.phase.args, self.phase.check)
+        if self.node.inner is not None:
+            return self.calls.nested(self.node, limit)
+        return self.calls.call_prepared(self.node, self.phase.args, limit)
+
+    def stop(self) -> bool:
+        """Stop waiting for the component; whether it ran."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.admission is not None:
+            self._verdict(None)
+        future, self.future = self.future, None
+        job, self.job = self.job, None
+        if job is not None:
+            job.abandon()
+        elif future is not None:
+            self.calls.runtime.abandon(future)
+        return future is not None
+
+    def _late(self) -> None:
+        """The limit of the call has come."""
+        if self.future is None:
+            return
+        self.timer = None
+        admission, self.admission = self.admission, None
+        self.stop()
+        self.admission = admission
+        self._guarded(TimedOutError())
+
+    def _done(self, future: asyncio.Future[Any]) -> None:
+        """The call has ended by itself."""
+        if future is not self.future:  # nobody waits for it any more
+            if not future.cancelled():
+                future.exception()
+            return
+        self.future = self.job = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if future.cancelled():
+            self._guarded(asyncio.CancelledError())
+            return
+        error = future.exception()
+        if error is not None:
+            self._guarded(error)
+            return
+        try:
+            self.finish(future.result())
+        except BaseException as broken:  # a mistake of the engine must end the request, not hang it
+            self.phase.abort(broken)
+
+    def _guarded(self, error: BaseException) -> None:
+        try:
+            self.fail(error)
+        except BaseException as broken:
+            self.phase.abort(broken)
+
+    def finish(self, value: Any) -> None:
+        """Take what the component returned, if it is what its kind demands."""
+        degraded = value if isinstance(value, Degraded) else None
+        if degraded is not None:
+            self.hits, self.misses, value = degraded.hits, degraded.misses, degraded.value
+        try:
+            result, rows, note = self.phase.check(self.node, value)
+        except (Exception, asyncio.CancelledError) as error:
+            self.fail(error)
+            return
+        if degraded is not None and degraded.error is not None and not self._partial(degraded):
+            self.fail(degraded.error)
+            return
+        self._verdict(True)
+        status: Literal["ok", "skipped"] = "ok"
+        error_text = ""
+        if degraded is not None and degraded.error is not None:
+            status, error_text = "skipped", why_failed(degraded.error, self.calls, self.started)
+            note = f"{degraded.hits} rows from the cache were kept" + (f"; {note}" if note else "")
+        self.record(status, rows, error=error_text, note=note)
+        self.phase.settle(self.at, Answer("ok", self.node, result))
+
+    def _partial(self, degraded: Degraded) -> bool:
+        """Whether rows from a cache are kept although the call for the others failed."""
+        late = isinstance(degraded.error, TimedOutError)
+        policy, fallback = (self.node.on_timeout, self.node.late) if late else (self.node.on_error, self.node.fallback)
+        loud = isinstance(degraded.error, RequestError | MisconfigurationError)
+        return policy == "skip" and fallback is None and degraded.hits > 0 and not loud
+
+    def fail(self, error: BaseException) -> None:
+        """Do what the component's policy says about a failure."""
+        node, calls = self.node, self.calls
+        error = undeclared_read(node, error) or error
+        if isinstance(error, RequestError | MisconfigurationError):
+            self._verdict(None)
+            note = f"raised by {node.name} ({node.use}) in {node.stage} of pipeline {calls.plan.name!r}"
+            if note not in getattr(error, "__notes__", ()):  # requests that waited for one call share its error
+                error.add_note(note)
+            self.record("skipped", self.phase.rows_if_skipped, error=str(error))
+            self.phase.abort(error)
+            return
+        late = isinstance(error, TimedOutError)
+        self._verdict(None if isinstance(error, FailedFeatureError | CircuitOpenError | FullError) else False)
+        policy, fallback = (node.on_timeout, node.late) if late else (node.on_error, node.fallback)
+        why = why_failed(error, calls, self.started)
+        log.warning(
+            "component failed",
+            pipeline=calls.plan.name,
+            component=node.name,
+            stage=node.stage,
+            error=why,
+            then=f"fallback {fallback.name}" if fallback else policy,
+        )
+        rows = self.phase.rows_if_skipped
+        inner = error.trace if isinstance(error, NestedError) else ()
+        if fallback is not None:
+            self.record("fallback", rows, error=why, by=fallback.name, inner=inner)
+            self._fall_back(fallback, why)
+            return
+        self.record("skipped", rows, error=why, inner=inner)
+        self._give_up(policy, why, error)
+
+    def closed(self, why: str) -> None:
+        """The component's gate is closed. What was to stand in for a failed component has then failed as well."""
+        node, rows = self.node, self.phase.rows_if_skipped
+        fallback = node.fallback if self.instead_of else None
+        self.record("closed", rows, error=why, by="" if fallback is None else fallback.name)
+        if fallback is not None:
+            self._fall_back(fallback, f"its gate was closed: {why}")
+        elif self.instead_of:
+            self._give_up(node.on_error, f"its gate was closed: {why}", None)
+        else:
+            self.phase.settle(self.at, Answer("closed", node))
+
+    def _fall_back(self, fallback: Node, why: str) -> None:
+        self.instead_of = f"{self.node.name}, which failed: {why}"
+        self.node, self.hits, self.misses = fallback, 0, 0
+        self.start()
+
+    def _give_up(self, policy: str, why: str, error: BaseException | None) -> None:
+        if policy == "skip":
+            self.phase.settle(self.at, Answer("skipped", self.node))
+        else:
+            cause = failure(self.node, self.calls.plan.name, why, self.instead_of)
+            cause.__cause__ = error
+            self.phase.abort(cause)
+
+    def _verdict(self, good: bool | None) -> None:
+        """Tell the breaker, if it let the call through, how it went; `None`: it did not come to an answer."""
+        admission, self.admission = self.admission, None
+        breaker = self.calls.state.breakers[self.node.index]
+        if admission is None or breaker is None:
+            return
+        if good is None:
+            breaker.release(admission)
+        else:
+            breaker.record(admission, good, self.calls.loop.time())
+
+    def record(
+        self,
+        status: Literal["ok", "skipped", "fallback", "closed"],
+        rows_out: int,
+        *,
+        error: str = "",
+        by: str = "",
+        note: str = "",
+        inner: tuple[ComponentTrace, ...] = (),
+    ) -> None:
+        """Write the call into the trace."""
+        calls, node = self.calls, self.node
+        elapsed = calls.loop.time() - self.started
+        if self.held and elapsed > HELD_LOOP:
+            note = _held(note, elapsed)
+        breaker = calls.state.breakers[node.index]
+        state = "" if breaker is None else breaker.state(calls.loop.time())
+        if calls.inner and node.index in calls.inner:
+            inner = calls.inner[node.index].trace
+        calls.trace.append(
+            ComponentTrace(
+                node.name,
+                node.use,
+                node.stage,
+                self.phase.number,
+                status,
+                (self.started - calls.started) * 1000,
+                elapsed * 1000,
+                self.phase.rows_in,
+                rows_out,
+                error,
+                by,
+                note,
+                calls.refill,
+                self.hits,
+                self.misses,
+                "" if state == "closed" else state,
+                inner,
+            )
+        )
+
+
+def _held(note: str, elapsed: float) -> str:
+    """A note with the warning that a plain def held up all other requests."""
+    held = f"held the event loop for {elapsed * 1000:.0f} ms; set blocking = True on its class"
+    return f"{note}; {held}" if note else held

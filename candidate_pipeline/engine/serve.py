@@ -1,0 +1,125 @@
+"""From a query to its outcome and the side effects after it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+
+import attrs
+
+from candidate_pipeline.components import Context
+from candidate_pipeline.engine.calls import Calls
+from candidate_pipeline.engine.failures import failure, obstacle, undeclared_read, why_failed
+from candidate_pipeline.engine.plan import Node, Plan
+from candidate_pipeline.engine.run import Request
+from candidate_pipeline.engine.runtime import Runtime
+from candidate_pipeline.engine.trace import ComponentTrace
+from candidate_pipeline.engine.upstream import UpstreamRequest
+from candidate_pipeline.errors import MisconfigurationError, RequestError
+from candidate_pipeline.outcome import Outcome
+from candidate_pipeline.query import Query
+
+
+async def serve(runtime: Runtime, plan: Plan, query: Query, limit: float | None = None) -> Outcome:
+    """Answer a query.
+
+    Args:
+        runtime: The open application's.
+        plan: The pipeline.
+        query: The query.
+        limit: When the answer must be there, in the loop's time; the plan's own deadline counts too.
+
+    Raises:
+        RequestError: The request is wrong, or a component failed that must not.
+        MisconfigurationError: A component is built wrongly or reads what it does not declare.
+    """
+    own = None if plan.deadline is None else asyncio.get_running_loop().time() + plan.deadline
+    deadline = min((end for end in (own, limit) if end is not None), default=None)
+    calls = Calls(plan, runtime, runtime.state(plan), query, deadline, functools.partial(serve, runtime))
+    request = UpstreamRequest(plan, calls) if plan.semantics == "upstream" else Request(plan, calls)
+    outcome = await request.run()
+    effects = [node for phase in plan.phases["side_effects"] for node in phase]
+    return await _start_effects(calls, effects, outcome) if effects else outcome
+
+
+async def _start_effects(calls: Calls, nodes: Sequence[Node], outcome: Outcome) -> Outcome:
+    """Run the side effects that the response waits for, and leave the others to the background."""
+    query, loop, background = outcome.query, calls.loop, calls.runtime.background
+    calls.begin("side_effects")
+    waited_for: list[_Effect] = []
+    entries: list[ComponentTrace] = []
+    for node in nodes:
+        started = (loop.time() - calls.started) * 1000
+        entry = ComponentTrace(node.name, node.use, node.stage, started_ms=started, rows_in=len(outcome.selected))
+        effect = _Effect(calls, node, outcome, entry)
+        met = obstacle(node, query)
+        if met is not None:
+            entry.status, entry.error = "closed" if met[0] == "closed" else "skipped", met[1]
+            entries.append(entry)
+        elif node.sync:
+            waited_for.append(effect)
+            entries.append(entry)
+        else:
+            background.start(node, effect, query.request_id)
+    if not entries:
+        return outcome
+    errors = await asyncio.gather(*(effect.settled() for effect in waited_for))
+    trace = (*outcome.trace, *entries)
+    for effect, error in zip(waited_for, errors, strict=True):
+        if error is not None:
+            effect.judge(error, trace)
+    return attrs.evolve(outcome, trace=trace, elapsed_ms=(loop.time() - calls.started) * 1000)
+
+
+@attrs.define(eq=False)
+class _Effect:
+    """One request's run of a side effect; called, it makes one try."""
+
+    calls: Calls
+    node: Node
+    outcome: Outcome
+    entry: ComponentTrace
+    raised: BaseException | None = None
+
+    async def __call__(self) -> None:
+        query, node = self.outcome.query, self.node
+        key = f"{query.request_id}:{node.name}"
+        context = Context(node.name, query.seed, semantics=self.calls.plan.semantics, idempotency_key=key)
+        try:
+            await self.calls.invoke(node, node.method, (query, self.outcome, context))
+        except Exception as error:
+            self.raised = undeclared_read(node, error) or error
+            if self.raised is not error:
+                raise self.raised from error
+            raise
+
+    async def settled(self) -> BaseException | None:
+        """Run it until it has succeeded or is given up; its last error, which is in the trace then."""
+        calls, entry = self.calls, self.entry
+        run_now = calls.runtime.background.run_now
+        error = await run_now(self.node, self, self.outcome.query.request_id, calls.stage_end)
+        entry.elapsed_ms = (calls.loop.time() - calls.started) * 1000 - entry.started_ms
+        entry.rows_out = entry.rows_in
+        if error is not None:
+            entry.status = "skipped"
+            entry.error = why_failed(error, calls, 0.0) if error is self.raised else str(error)
+        return error
+
+    def judge(self, error: BaseException, trace: tuple[ComponentTrace, ...]) -> None:
+        """Do what the component's policy says about its failure.
+
+        Raises:
+            RequestError: The side effect may not fail, or said that the request is wrong.
+            MisconfigurationError: It said that it is built wrongly, or read what it does not declare.
+        """
+        node, plan = self.node, self.calls.plan
+        if isinstance(error, RequestError | MisconfigurationError) and plan.semantics == "strict":
+            error.add_note(f"raised by {node.name} ({node.use}) in {node.stage} of pipeline {plan.name!r}")
+            if isinstance(error, RequestError):
+                error.trace = trace
+            raise error
+        if (node.on_error if error is self.raised else node.on_timeout) == "fail":
+            cause = failure(node, plan.name, self.entry.error, "")
+            cause.trace = trace
+            raise cause from error
