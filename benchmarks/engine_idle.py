@@ -117,8 +117,8 @@ def idle_hydrators(rows: int, count: int, kind: type[Idle] = Idle) -> list[tuple
 
 
 def idle_filters(rows: int, count: int) -> list[tuple[str, Idle]]:
-    """Filters that keep everything."""
-    return [(f"filter_{at}", Idle(np.ones(rows, np.bool_))) for at in range(count)]
+    """Filters that drop one row each."""
+    return [(f"filter_{at}", Idle(np.arange(rows) != at)) for at in range(count)]
 
 
 def idle_scorers(rows: int, count: int) -> list[tuple[str, Idle]]:

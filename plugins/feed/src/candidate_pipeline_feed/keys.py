@@ -56,6 +56,16 @@ MUTED_KEYWORDS: Final = QueryFeature(
 VIEWER_FOLLOWERS: Final = QueryFeature(
     "feed.viewer_followers", int, default=-1, doc="How many follow the viewer; -1 where nobody knows.", unit="people"
 )
+VIEWER_SINCE: Final = QueryFeature(
+    "feed.viewer_since",
+    int,
+    default=-1,
+    doc="When the viewer's account was opened; -1 where nobody knows.",
+    unit="ms since 1970-01-01 UTC",
+)
+REQUESTED_TOPICS: Final = QueryFeature(
+    "feed.requested_topics", tuple, default=(), doc="Topics that the request asks for; none: no topic request."
+)
 
 # The post.
 AUTHOR_ID: Final = Column("feed.author_id", np.int64, doc="Who posted it (for a repost, who reposted).")
@@ -84,6 +94,13 @@ IN_NETWORK: Final = Column(
 )
 MUTUAL_FOLLOW: Final = Column(
     "feed.mutual_follow", np.bool_, doc="Whether the viewer and its author follow each other; null: unknown."
+)
+VIEW_COUNT: Final = Column("feed.view_count", np.int64, doc="How often it was shown to anybody.", unit="views")
+SEMANTIC_ID: Final = Column(
+    "feed.semantic_id",
+    np.int64,
+    width=3,
+    doc="Codes of its content, coarse to fine, each below 2^20; -1 where a level has none.",
 )
 
 # What models predict and scorers make of it.
@@ -117,4 +134,64 @@ OUT_OF_NETWORK_FACTOR: Final = Column(
     terms_of=SCORE,
     factor=True,
     doc="What the out-of-network scorer multiplied the score with.",
+)
+COLD_START_TERMS: Final = Column(
+    "feed.cold_start_raise",
+    np.float32,
+    terms_of=SCORE,
+    doc="What the cold start added to the score of a post that few have seen.",
+)
+MPN_TERMS: Final = Column(
+    "feed.mpn_change",
+    np.float32,
+    terms_of=SCORE,
+    doc="What multiplying the weighted sum added to the score, mostly below 0.",
+)
+MPN_MULTIPLIER: Final = Column(
+    "feed.mpn_multiplier",
+    np.float32,
+    doc="What the weighted sum was multiplied with; 1 where it is negative.",
+)
+DWELL_REGRET_SECONDS: Final = Column(
+    "feed.dwell_regret_seconds",
+    np.float32,
+    terms_of=SCORE,
+    doc="Expected time on screen that the dwell-regret score starts from.",
+    unit="s",
+)
+DWELL_REGRET_FACTORS: Final = Column(
+    "feed.dwell_regret_factor",
+    np.float32,
+    labels=("engagement", "regret"),
+    terms_of=SCORE,
+    factor=True,
+    doc="What engagement (0 to 2) and regret (0 to 1) multiplied the seconds with.",
+)
+
+# Where a post stood among the others before diversity.
+SEMANTIC_LEVELS: Final = ("level_1", "level_2", "level_3")
+SLATE_POOL_RANK: Final = Column("feed.slate_pool_rank", np.int32, doc="Its place by score, from 0.", unit="places")
+SLATE_AUTHOR_RANK: Final = Column(
+    "feed.slate_author_rank", np.int32, doc="How many posts by its author stand above it.", unit="posts"
+)
+SLATE_AUTHOR_GAP: Final = Column(
+    "feed.slate_author_gap",
+    np.int32,
+    doc="How many places above the nearest post by its author stands; null: none is above.",
+    unit="places",
+)
+SLATE_SCORE: Final = Column("feed.slate_score", np.float32, doc="Its score before diversity.")
+SLATE_SEMANTIC_COUNTS: Final = Column(
+    "feed.slate_semantic_counts",
+    np.int32,
+    labels=SEMANTIC_LEVELS,
+    doc="How many posts above share the first codes of its semantic id; -1 where it has no code of the level.",
+    unit="posts",
+)
+SLATE_SEMANTIC_GAPS: Final = Column(
+    "feed.slate_semantic_gaps",
+    np.int32,
+    labels=SEMANTIC_LEVELS,
+    doc="How many places above the nearest such post stands; -1 where none is above.",
+    unit="places",
 )

@@ -23,6 +23,8 @@ class TopK:
 
     After the top-K selector of the x-algorithm releases of January and May 2026, with a total order where theirs left
     NaN undefined: scored rows by descending score, then rows without a score, then NaN; ties keep the table's order.
+    Under upstream semantics the order is the published one: a stable descending sort in which a missing score is
+    minus infinity and NaN equals everything, so that a NaN may hold a top place.
 
     Args:
         size: How many rows at most (published default 50, August 2026 release).
@@ -34,4 +36,4 @@ class TopK:
 
     def select(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.intp]:
         """Indices of the best rows, best first, `[min(size, n)]`."""
-        return rank_order(candidates)[: self.size]
+        return rank_order(candidates, semantics=ctx.semantics)[: self.size]

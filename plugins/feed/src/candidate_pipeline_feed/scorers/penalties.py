@@ -7,12 +7,21 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from candidate_pipeline.components import Context
+
 Negative: TypeAlias = Literal["divide", "multiply"]
 """What a factor does to a negative score.
 
 "divide": divides it, so that a factor below 1 lowers every score and one above 1 raises it, without a jump at 0.
 "multiply": multiplies it as well, as published (x-algorithm, May 2026 release), which raises negative scores.
 """
+
+
+def rule_for(negative: Negative | None, ctx: Context) -> Negative:
+    """The rule that was asked for; where none was, "divide", or "multiply" under upstream semantics."""
+    if negative is not None:
+        return negative
+    return "multiply" if ctx.semantics == "upstream" else "divide"
 
 
 def effective(scores: NDArray[np.float32], factors: NDArray[np.float64], negative: Negative) -> NDArray[np.float64]:

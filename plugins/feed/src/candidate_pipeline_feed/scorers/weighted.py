@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 import attrs
@@ -19,6 +19,7 @@ from candidate_pipeline.keys import SCORE, Key
 from candidate_pipeline.options import Doc
 from candidate_pipeline.patches import Patch, patch
 from candidate_pipeline.query import Query
+from candidate_pipeline_feed.actions import PREDICTABLE
 from candidate_pipeline_feed.keys import (
     IN_NETWORK,
     MUTUAL_FOLLOW,
@@ -65,8 +66,10 @@ class Weighted:
       viewer with fewer followers than `max_viewer_followers` (or an unknown number).
     * Negative sums go through `offset_negatives`, which leaves weights of continuous actions out of P and N.
     * An action the model has no head for is left out of the sum and of P and N.
-    * A post without predictions, or with one that is not finite, stays without a score. Upstream takes absent
-      predictions for zeros, so that an unscored post ranks above any post whose sum is negative.
+    * A post without predictions, or with one that is not finite, stays without a score.
+    * Under upstream semantics absent predictions are zeros: an action without a head counts in P and N, a post without
+      predictions scores exactly the offset, above any post whose sum is negative, and what is not finite goes through
+      (only the terms of such a post stay null).
     * The quality view of a quoted video always has its full weight: the duration check for it, off by default
       upstream, needs the quoted video's length.
 
@@ -139,32 +142,43 @@ class Weighted:
 
     def score(self, query: Query, candidates: Candidates, ctx: Context) -> Patch:
         """Weigh the predictions, in float64."""
+        upstream = ctx.semantics == "upstream"
         heads = [head for head in candidates.labels(PREDICTIONS) if self._weighs(head)]
-        valid = candidates.valid(PREDICTIONS)
-        if valid.any() and not heads:
-            ctx.log.warning(
-                "no predicted action has a weight, so nothing is scored",
-                preset=self.preset,
-                predicted=candidates.labels(PREDICTIONS),
-            )
-            valid = np.zeros_like(valid)
+        predicted = candidates.valid(PREDICTIONS)
         terms = np.zeros((len(candidates), len(heads)), np.float64)
         for place, head in enumerate(heads):
-            predicted = np.where(valid, candidates.label(PREDICTIONS, head), 0).astype(np.float64)
-            terms[:, place] = predicted * self._weight(head, query, candidates)
+            cells = np.where(predicted, candidates.label(PREDICTIONS, head), 0).astype(np.float64)
+            terms[:, place] = cells * self._weight(head, query, candidates)
         with np.errstate(invalid="ignore", over="ignore"):
             net = terms.sum(axis=1)
-            positive, negative = sums(self.resolved.weights, heads)
+            positive, negative = sums(self.resolved.weights, PREDICTABLE if upstream else heads)
             total = offset_negatives(net, positive, negative, self.resolved.offset)
             parts = np.column_stack([terms, total - net]).astype(np.float32)
             scores = total.astype(np.float32)
-            valid = valid & np.isfinite(scores) & np.isfinite(parts).all(axis=1)
-        scores[~valid], parts[~valid] = 0, 0
+        if upstream:
+            scored, explained = np.ones(len(scores), np.bool_), ~np.isnan(parts).any(axis=1)
+        else:
+            scored = self._scorable(predicted, heads, candidates, ctx)
+            scored = explained = scored & np.isfinite(scores) & np.isfinite(parts).all(axis=1)
+        scores[~scored], parts[~explained] = 0, 0
         return patch(
-            SCORE(scores, valid=valid),
-            WEIGHTED_SCORE(scores, valid=valid),
-            WEIGHTED_TERMS(parts, valid=valid, labels=(*heads, "offset")),
+            SCORE(scores, valid=scored),
+            WEIGHTED_SCORE(scores, valid=scored),
+            WEIGHTED_TERMS(parts, valid=explained, labels=(*heads, "offset")),
         )
+
+    def _scorable(
+        self, predicted: NDArray[np.bool_], heads: Collection[str], candidates: Candidates, ctx: Context
+    ) -> NDArray[np.bool_]:
+        """The posts with predictions; none where nothing that is predicted has a weight."""
+        if heads or not predicted.any():
+            return predicted
+        ctx.log.warning(
+            "no predicted action has a weight, so nothing is scored",
+            preset=self.preset,
+            predicted=candidates.labels(PREDICTIONS),
+        )
+        return np.zeros_like(predicted)
 
     def _weighs(self, head: str) -> bool:
         return bool(self.resolved.weights.get(head)) or (head == "reply" and bool(self.resolved.mutual_reply_boost))
