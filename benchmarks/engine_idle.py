@@ -55,7 +55,7 @@ class Idle:
 
     def score(self, query: Query, candidates: Candidates, ctx: Context) -> Any:
         """A patch of one column."""
-        return patch(self.key(self.answer))
+        return patch(self.key(self.answer[: len(candidates)]))
 
     def select(self, query: Query, candidates: Candidates, ctx: Context) -> Any:
         """The rows."""

@@ -91,6 +91,10 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ITEM_ID",
+    "ITEM_TEXT_ID",
+    "SCORE",
+    "TOPPED_UP",
     "AbsentFeatureError",
     "App",
     "BreakerPolicy",
@@ -108,8 +112,6 @@ __all__ = [
     "FailedFeatureError",
     "Filter",
     "Hydrator",
-    "ITEM_ID",
-    "ITEM_TEXT_ID",
     "MisconfigurationError",
     "MissingColumnError",
     "NestedPipeline",
@@ -126,7 +128,6 @@ __all__ = [
     "Resource",
     "Row",
     "RunPolicy",
-    "SCORE",
     "SafetyError",
     "Scorer",
     "Selector",
@@ -134,7 +135,6 @@ __all__ = [
     "Source",
     "SpecError",
     "StageOptions",
-    "TOPPED_UP",
     "compose",
     "hookimpl",
     "load",

@@ -68,10 +68,12 @@ class MissingColumnError(CandidatePipelineError):
 class RequestError(CandidatePipelineError):
     """A request could not be served: an input is wrong, or a component that must not fail did.
 
-    `trace` says what happened to each component up to then; empty if none ran.
+    `trace` says what happened to each component up to then, empty if none ran; `component` names the one that failed
+    or refused the request, if any.
     """
 
     trace: tuple[ComponentTrace, ...] = ()
+    component: str = ""
 
 
 class SafetyError(RequestError):
@@ -79,4 +81,9 @@ class SafetyError(RequestError):
 
 
 class MisconfigurationError(CandidatePipelineError):
-    """Something is wired or built wrongly; never degraded, whatever the failure policy says."""
+    """Something is wired or built wrongly; never degraded, whatever the failure policy says.
+
+    `component` names the component that met it in a request, if any.
+    """
+
+    component: str = ""

@@ -79,6 +79,7 @@ class Explanation:
         cells: Every column's cell.
         pipeline: The pipeline in which this became of it.
         inner: Why nested pipelines that returned it did so.
+        within: The nested pipelines, by component and from the outside in, that it was lost inside of.
     """
 
     item_id: int
@@ -92,6 +93,7 @@ class Explanation:
     cells: tuple[CellInfo, ...]
     pipeline: str = ""
     inner: tuple[Explanation, ...] = ()
+    within: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The explanation as plain data."""
@@ -104,7 +106,8 @@ class Explanation:
             "unselected": "not selected",
             "dropped": f"dropped by {self.dropped_by} ({self.stage})",
         }[self.fate]
-        lines = [f"item {self.item_id}: {where}", f"  sources: {', '.join(self.sources) or 'none'}"]
+        inside = f" inside {' / '.join(self.within)}" if self.within else ""
+        lines = [f"item {self.item_id}: {where}{inside}", f"  sources: {', '.join(self.sources) or 'none'}"]
         for change in self.scores:
             rank = f"rank {change.rank_before or '-'} -> {change.rank_after}"
             lines.append(f"  {change.scorer}: {_score(change.before)} -> {_score(change.after)}, {rank}")
@@ -142,6 +145,30 @@ def explain_row(outcome: Outcome, fate: str, table: Candidates, row: int) -> Exp
             for within in outcome.inner.values()
             if len(at := np.flatnonzero(within.selected[ITEM_ID] == item_id))
         ),
+    )
+
+
+def lost_inside(outcome: Outcome, component: str, found: Explanation) -> Explanation:
+    """The explanation of an item that a nested pipeline had and the outer one never saw.
+
+    Args:
+        outcome: The outer pipeline's.
+        component: The nested pipeline's component.
+        found: What the nested pipeline says.
+    """
+    if found.fate != "selected":
+        return attrs.evolve(found, within=(component, *found.within))
+    # It was among what a pipeline offered to top up with, and there was no room for it.
+    plan = outcome.plan
+    return attrs.evolve(
+        found,
+        fate="unselected",
+        rank=None,
+        sources=(component,),
+        scores=(),
+        terms=(),
+        pipeline=plan.name,
+        inner=(found,),
     )
 
 

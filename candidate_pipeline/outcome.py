@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.cells import Cells
 from candidate_pipeline.engine.trace import ComponentTrace
-from candidate_pipeline.explain import Explanation, explain_row
+from candidate_pipeline.explain import Explanation, explain_row, lost_inside
 from candidate_pipeline.keys import ITEM_ID
 from candidate_pipeline.merge import text_ids
 from candidate_pipeline.query import Query
@@ -55,7 +55,8 @@ class Outcome:
         score_steps: What each scorer did, in order.
         trace: One record a component call, in running order.
         elapsed_ms: How long the request took, in milliseconds.
-        inner: The outcomes of nested pipelines, by the name of their component.
+        inner: The outcomes of nested pipelines, by the name of their component (the second of a name that stands
+            twice, as a source and as what tops up: `"name (2)"`).
     """
 
     plan: Plan = attrs.field(repr=False)
@@ -81,7 +82,7 @@ class Outcome:
             item: The item's id, or its text where ids are hashed texts.
 
         Raises:
-            KeyError: No source returned it.
+            KeyError: No source returned it, not even one of a nested pipeline.
         """
         item_id = int(text_ids([item])[0]) if isinstance(item, str) else int(item)
         tables = [("selected", self.selected)]
@@ -91,9 +92,9 @@ class Outcome:
             at = np.flatnonzero(table[ITEM_ID] == item_id)
             if len(at):
                 return explain_row(self, fate, table, int(at[0]))
-        for outcome in self.inner.values():  # lost inside a nested pipeline
+        for name, outcome in self.inner.items():  # lost inside a nested pipeline
             try:
-                return outcome.explain(item_id)
+                return lost_inside(self, name, outcome.explain(item_id))
             except KeyError:
                 continue
         sources = ", ".join(table_name for table_name in self.selected.source_names) or "none"
@@ -115,13 +116,16 @@ class Outcome:
         if fetched == 0:
             sources = {entry.component: None for entry in self.trace if entry.stage == "sources"}
             reasons.append(f"the sources returned nothing ({', '.join(sources)})")
-        cuts = [entry for entry in answered if entry.stage.endswith("filters") and entry.rows_in > entry.rows_out]
-        cuts.sort(key=lambda entry: entry.rows_out - entry.rows_in)
-        reasons += [f"{entry.component} dropped {entry.rows_in - entry.rows_out}" for entry in cuts[:3]]
+        cuts: dict[str, int] = {}  # over all rounds of refilling
+        for entry in answered:
+            if entry.stage.endswith("filters") and entry.rows_in > entry.rows_out:
+                cuts[entry.component] = cuts.get(entry.component, 0) + entry.rows_in - entry.rows_out
+        most = sorted(cuts, key=lambda name: -cuts[name])[:3]
+        reasons += [f"{name} dropped {cuts[name]}" for name in most]
         reasons += [
             f"{entry.component} chose {entry.rows_out} of {entry.rows_in}"
             for entry in answered
-            if entry.stage == "selector" and entry.rows_in > entry.rows_out
+            if entry.stage == "selector" and entry.rows_in > entry.rows_out and not entry.refill
         ]
         wanted = "" if size is None else f" of at most {size}"
         found = f"{len(self.selected)}{wanted} rows out of {fetched} fetched"

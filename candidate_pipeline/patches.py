@@ -222,8 +222,8 @@ def patch(*updates: ColumnUpdate, failed: ArrayLike | None = None) -> Patch:
     Args:
         updates: `COLUMN(values, valid=mask)` each.
         failed: `bool[n]`: rows whose lookup failed, as against those that have no value. Their cells of every column
-            of the patch become failed, except where a value is there already; what the updates hold there counts for
-            nothing. Under upstream semantics such rows keep the cells they had.
+            that the component declares become failed, except where a value is there already; what the updates hold
+            there counts for nothing. Under upstream semantics such rows keep the cells they had.
 
     Raises:
         ContractError: A column is written twice.

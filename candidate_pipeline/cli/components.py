@@ -15,6 +15,7 @@ from candidate_pipeline.errors import MisconfigurationError
 from candidate_pipeline.options import format_duration, options_of
 from candidate_pipeline.plugin import KINDS
 from candidate_pipeline.registry import ComponentRef, installed
+from candidate_pipeline.spec.entries import nested_ref
 from candidate_pipeline.spec.problems import nearest
 
 
@@ -28,9 +29,10 @@ def components(
     registry.keys()  # so that keys which cannot be loaded are among what is broken
     if kind is not None and kind not in KINDS:
         raise MisconfigurationError(f"no kind {kind!r}: {nearest(kind, KINDS) or ', '.join(KINDS)}")
-    refs = [ref for ref in registry.components() if kind in {None, ref.kind} and name in {None, ref.name}]
+    offered = [nested_ref(), *registry.components()]
+    refs = [ref for ref in offered if kind in {None, ref.kind} and name in {None, ref.name}]
     if name is not None and not refs:
-        hint = nearest(name, (ref.name for ref in registry.components()))
+        hint = nearest(name, (ref.name for ref in offered))
         raise MisconfigurationError(f"no component named {name!r}: {hint}")
     described = [_describe(ref, with_options=name is not None) for ref in refs]
     broken = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from candidate_pipeline.engine.shown import shown_rows
+from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.explain import Explanation
 from candidate_pipeline.outcome import Outcome
 
@@ -28,9 +30,9 @@ def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
     table.add_column("sources", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for row in rows[:limit]:
-        score = "-" if row["score"] is None else f"{row['score']:.4g}"
         shown = _shown(row["columns"])
-        table.add_row(str(row["rank"]), str(row["item_id"]), shown, ", ".join(row["sources"]), score, end_section=True)
+        sources, score = ", ".join(row["sources"]), cell_text(row["score"])
+        table.add_row(str(row["rank"]), str(row["item_id"]), shown, sources, score, end_section=True)
     console.print(table)
     if len(rows) > limit:
         console.print(f"and {len(rows) - limit} more (--limit)")
@@ -53,25 +55,51 @@ def _shown(columns: dict[str, Any]) -> str:
 
 
 def print_funnel(console: Console, outcome: Outcome) -> None:
-    """Print what each component did: rows in and out, time, and what went wrong."""
+    """Print what each component did: rows in and out, time, what went wrong; nested pipelines below their source."""
     table = Table(title=f"funnel ({outcome.elapsed_ms:.0f} ms)", title_justify="left")
     for name, justify in (("stage", "left"), ("component", "left"), ("in", "right"), ("out", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]  # the literals are rich's
     table.add_column("ms", justify="right")
     table.add_column("", overflow="fold")
-    stage = ""
-    for entry in outcome.trace:
-        said = {"ok": "", "skipped": f"[red]skipped: {escape(entry.error)}[/red]"}.get(
-            entry.status, f"[yellow]{entry.by} took over: {escape(entry.error)}[/yellow]"
-        )
-        counts = ["" if entry.stage in {"query_hydrators", "sources"} else str(entry.rows_in)]
-        counts.append("" if entry.stage == "query_hydrators" else str(entry.rows_out))
-        note = f"{said} {escape(entry.note)}".strip()
-        table.add_row(
-            entry.stage if entry.stage != stage else "", entry.component, *counts, f"{entry.elapsed_ms:.1f}", note
-        )
-        stage = entry.stage
+    _add_calls(table, outcome.trace, 0)
     console.print(table)
+
+
+def _add_calls(table: Table, trace: Sequence[ComponentTrace], depth: int) -> None:
+    """A row for each call of a trace, one inside a nested pipeline further to the right."""
+    margin, last = "  " * depth, ""
+    for entry in trace:
+        stage = f"{entry.stage} (refill {entry.refill})" if entry.refill else entry.stage
+        fresh = entry.stage in {"query_hydrators", "dependent_query_hydrators", "sources", "top_up"}
+        table.add_row(
+            margin + stage if stage != last else "",
+            margin + entry.component,
+            "" if fresh else str(entry.rows_in),
+            "" if entry.stage.endswith("query_hydrators") else str(entry.rows_out),
+            f"{entry.elapsed_ms:.1f}",
+            _remarks(entry),
+        )
+        _add_calls(table, entry.inner, depth + 1)
+        last = "" if entry.inner else stage
+
+
+def _remarks(entry: ComponentTrace) -> str:
+    """What is worth saying of a call: how it failed or why it did not run, its cache, its circuit, its note."""
+    error = escape(entry.error)
+    said = {
+        "ok": "",
+        "skipped": f"[red]skipped: {error}[/red]",
+        "fallback": f"[yellow]{escape(entry.by)} took over: {error}[/yellow]",
+        "closed": f"[dim]closed: {error}[/dim]",
+    }
+    remarks = [said[entry.status]]
+    asked = entry.cache_hits + entry.cache_misses
+    if asked:
+        remarks.append(f"{entry.cache_hits} of {asked} from the cache")
+    if entry.breaker and "circuit" not in entry.error:
+        remarks.append(f"[yellow]its circuit is {entry.breaker}[/yellow]")
+    remarks.append(escape(entry.note))
+    return "; ".join(remark for remark in remarks if remark)
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:

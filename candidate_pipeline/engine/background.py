@@ -110,7 +110,7 @@ class Background:
             why = "the application is closing" if self._closed else f"{tally.pending} are pending"
             log.warning("side effect dropped", component=node.name, request_id=request_id, why=why)
             return False
-        tries = self._tries(node, settings, run, request_id, None)
+        tries = self._tries(node, settings, run, request_id, None, GRACE)
         tally.start(asyncio.get_running_loop().create_task(tries, name=f"side effect {node.name}"))
         return True
 
@@ -130,7 +130,7 @@ class Background:
         settings, tally = _settings(node), self._tally(node)
         tally.waited_for += 1
         try:
-            return await self._tries(node, settings, run, request_id, until)
+            return await self._tries(node, settings, run, request_id, until, 0.0)  # a response waits for no clean-up
         except asyncio.CancelledError:
             tally.lost += 1
             raise
@@ -177,16 +177,16 @@ class Background:
             await asyncio.wait(tasks, timeout=left)
 
     async def _tries(
-        self, node: Node, settings: EffectSettings, run: Run, request_id: str, until: float | None
+        self, node: Node, settings: EffectSettings, run: Run, request_id: str, until: float | None, grace: float
     ) -> BaseException | None:
         loop = asyncio.get_running_loop()
         tally = self._tally(node)
         pause = settings.backoff
         attempts = 0
-        error: BaseException = TimeoutError("there was no time left for it before the deadline of the request")
+        error: BaseException = TimeoutError("there was no time left for it in the request")
         while until is None or loop.time() < until:
             attempts += 1
-            failure = await _try(node, settings, run, until, tally)
+            failure = await _try(node, settings, run, until, grace, tally)
             if failure is None:
                 tally.done += 1
                 return None
@@ -210,7 +210,7 @@ class Background:
 
 
 async def _try(
-    node: Node, settings: EffectSettings, run: Run, until: float | None, tally: _Tally
+    node: Node, settings: EffectSettings, run: Run, until: float | None, grace: float, tally: _Tally
 ) -> BaseException | None:
     """Make one try, as a task of its own: only that can be left alone when it swallows its cancellation."""
     loop = asyncio.get_running_loop()
@@ -224,9 +224,9 @@ async def _try(
             return _error(task)
         late = f"timed out after {(loop.time() - start) * 1000:.0f} ms"
         if until is not None and loop.time() >= until:
-            late += " (the deadline of the request)"
+            late += " (the end of the request's time)"
         task.cancel()
-        await asyncio.wait({task}, timeout=GRACE if until is None else max(0.0, min(GRACE, until - loop.time())))
+        await asyncio.wait({task}, timeout=grace)
     except asyncio.CancelledError:
         task.cancel()
         raise

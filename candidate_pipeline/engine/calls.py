@@ -16,14 +16,17 @@ from candidate_pipeline.engine.plan import Budget, Node, Place, Plan
 from candidate_pipeline.engine.runtime import PlanState, Runtime
 from candidate_pipeline.engine.threads import Job
 from candidate_pipeline.engine.trace import ComponentTrace
-from candidate_pipeline.errors import MisconfigurationError, RequestError
+from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError
 from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.query import READER, Query
 
+#: A plain def that holds the event loop for longer is noted in the trace, in seconds.
+HELD_LOOP: Final = 0.05
+
 _NO_BUDGET: Final = Budget()
 
-#: Answers a query with a plan, within a limit in the loop's time.
-Serve: TypeAlias = Callable[[Plan, Query, float | None], Awaitable[Outcome]]
+#: Answers a query with a plan, within a limit in the loop's time, inside of some components.
+Serve: TypeAlias = Callable[[Plan, Query, float | None, tuple[str, ...]], Awaitable[Outcome]]
 
 
 @attrs.define(eq=False)
@@ -37,6 +40,7 @@ class Calls:
         query: The query as hydrated so far.
         deadline: The request's deadline in the loop's time, if it has one.
         serve: Answers nested pipelines.
+        inside: The components that the plan is nested in, outermost first.
         loop: The event loop.
         started: When the request started, in the loop's time.
         stage_end: When the current stage must end.
@@ -44,6 +48,7 @@ class Calls:
         prepared: What `prepare` runs or ran, by the component's number.
         inner: The outcomes of nested pipelines, by the component's number.
         refill: The round of refilling.
+        held: For how long a `prepare`, a cached component or a side effect held the loop, if it did for too long.
     """
 
     plan: Plan
@@ -52,6 +57,7 @@ class Calls:
     query: Query
     deadline: float | None
     serve: Serve
+    inside: tuple[str, ...] = ()
     loop: asyncio.AbstractEventLoop = attrs.field(factory=asyncio.get_running_loop)
     started: float = attrs.field(init=False)
     stage_end: float | None = None
@@ -59,6 +65,7 @@ class Calls:
     prepared: dict[int, asyncio.Future[Any]] = attrs.field(factory=dict)
     inner: dict[int, Outcome] = attrs.field(factory=dict)
     refill: int = 0
+    held: dict[int, float] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.started = self.loop.time()
@@ -122,20 +129,26 @@ class Calls:
         return await self.invoke(node, node.method, (self.query, *args, self.context(node, limit, prepared)))
 
     async def invoke(self, node: Node, method: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Await a method whose first argument is the query, in a thread if its component is blocking."""
+        """Await a method whose first argument is the query, in a thread if its component is blocking.
+
+        Call it in a task of the engine's own, which is marked as the component's.
+        """
         if node.mode == "thread" and not inspect.iscoroutinefunction(method):
             job = self.submit(node, method, args)
             try:
-                return await job.future
+                return without_coroutine(node, await job.future)
             except asyncio.CancelledError:
                 job.abandon()
                 raise
-        token = READER.set((args[0], node.features))
+        READER.set((args[0], node.features))
+        began = self.loop.time()
         try:
             value = method(*args)
-            return await value if hasattr(type(value), "__await__") else value
         finally:
-            READER.reset(token)
+            held = self.loop.time() - began
+            if held > HELD_LOOP:
+                self.held[node.index] = held
+        return await value if hasattr(type(value), "__await__") else value
 
     def submit(self, node: Node, method: Callable[..., Any], args: tuple[Any, ...]) -> Job:
         """Run a method in one of its component's threads.
@@ -156,7 +169,7 @@ class Calls:
         """Answer with a nested pipeline; its failure is its component's, not the request's."""
         nested: NestedPipeline = node.component
         try:
-            outcome = await self.serve(nested.plan, nested.inner_query(self.query), limit)
+            outcome = await self.serve(nested.plan, nested.inner_query(self.query), limit, (*self.inside, node.name))
         except RequestError as error:
             raise NestedError(str(error), error.trace) from error
         self.inner[node.index] = outcome
@@ -169,3 +182,21 @@ class Calls:
             self.runtime.abandon(task)
         if running:
             await asyncio.sleep(0)
+
+
+def without_coroutine(node: Node, value: Any) -> Any:
+    """What a component returned.
+
+    Raises:
+        ContractError: It is a coroutine, of which nothing has run.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+        raise ContractError(f"{node.name} returned a coroutine; make its method async def, without blocking = True")
+    return value
+
+
+def held_note(note: str, seconds: float) -> str:
+    """A note with the warning that a plain def held up all other requests."""
+    held = f"held the event loop for {seconds * 1000:.0f} ms; set blocking = True on its class"
+    return f"{note}; {held}" if note else held

@@ -55,12 +55,14 @@ class Degraded:
         hits: Rows (or 1) that came from the cache.
         misses: Rows (or 1) that did not.
         error: What kept it from answering for the rows that are marked as failed.
+        kept: Rows that were found in spite of the error, in the cache or by another request.
     """
 
     value: Any
     hits: int
     misses: int
     error: BaseException | None = None
+    kept: int = 0
 
 
 def failed_feature(node: Node, query: Query) -> str | None:
@@ -132,6 +134,8 @@ def failure(node: Node, pipeline: str, why: str, instead_of: str) -> RequestErro
     message = f"pipeline {pipeline!r}: {what} failed: {why}"
     if instead_of:
         message += f"; it stood in for {instead_of}"
+    error = RequestError(message)
     if node.safety:
-        return SafetyError(f"{message}. It is a safety filter, so the request fails rather than skip it")
-    return RequestError(message)
+        error = SafetyError(f"{message}. It is a safety filter, so the request fails rather than skip it")
+    error.component = node.name
+    return error

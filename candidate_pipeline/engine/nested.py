@@ -9,7 +9,7 @@ import attrs
 from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.components import Context
 from candidate_pipeline.engine.plan import Plan
-from candidate_pipeline.errors import MisconfigurationError
+from candidate_pipeline.errors import MisconfigurationError, RequestError
 from candidate_pipeline.keys import ITEM_ID, Column, Key, QueryFeature
 from candidate_pipeline.query import Query
 
@@ -28,7 +28,7 @@ class NestedPipeline:
     plan: Plan
 
     @property
-    def reads(self) -> tuple[Key, ...]:
+    def reads(self) -> tuple[QueryFeature[Any], ...]:
         """The inputs that the inner pipeline cannot do without."""
         return tuple(feature for feature in self.plan.inputs.values() if not feature.has_default)
 
@@ -38,11 +38,24 @@ class NestedPipeline:
         return tuple(columns_of(self.plan))
 
     def inner_query(self, query: Query) -> Query:
-        """The inner pipeline's query."""
+        """The inner pipeline's query.
+
+        A feature that failed is failed inside as well: its default must not reach a safety filter.
+
+        Raises:
+            RequestError: An input that the inner pipeline cannot do without is absent or failed.
+        """
+        inputs = self.plan.inputs.values()
+        for feature in self.reads:
+            if feature not in query:
+                why = f"failed: {query.failed[feature]}" if feature in query.failed else "is absent"
+                raise RequestError(f"pipeline {self.plan.name!r} needs the query feature {feature.name}, which {why}")
         given: dict[QueryFeature[Any], Any] = {
-            feature: query.features[feature] for feature in self.plan.inputs.values() if feature in query
+            feature: query.features[feature] for feature in inputs if feature in query
         }
-        return Query(request_id=query.request_id, now=query.now, seed=query.seed, features=given)
+        strict = self.plan.semantics == "strict"  # the published semantics knows no failed features
+        failed = {feature: query.failed[feature] for feature in inputs if feature in query.failed and strict}
+        return Query(request_id=query.request_id, now=query.now, seed=query.seed, features=given, failed=failed)
 
     async def fetch(self, query: Query, ctx: Context) -> Candidates:
         """The engine runs the inner pipeline itself; on its own this is a mistake."""

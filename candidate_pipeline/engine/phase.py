@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import attrs
 import structlog
 
 from candidate_pipeline.engine.breaker import Admission, CircuitOpenError
 from candidate_pipeline.engine.cached import call_cached
-from candidate_pipeline.engine.calls import Calls
+from candidate_pipeline.engine.calls import HELD_LOOP, Calls, held_note, without_coroutine
 from candidate_pipeline.engine.failures import (
     Degraded,
     NestedError,
@@ -29,14 +29,11 @@ from candidate_pipeline.engine.failures import (
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.threads import FullError, Job
 from candidate_pipeline.engine.trace import ComponentTrace
-from candidate_pipeline.errors import FailedFeatureError, MisconfigurationError, RequestError
+from candidate_pipeline.errors import ContractError, FailedFeatureError, MisconfigurationError, RequestError
 from candidate_pipeline.query import READER
 
 T = TypeVar("T")
 log = structlog.get_logger("candidate_pipeline.engine")
-
-#: A plain def that holds the event loop for longer is noted in the trace, in seconds.
-HELD_LOOP: Final = 0.05
 
 #: Turns what a component returned into a result, the rows it stands for and a note for the trace; or raises.
 Check: TypeAlias = Callable[[Node, Any], tuple[T, int, str]]
@@ -156,7 +153,7 @@ class _Phase:
                 rows,
                 "",
                 "",
-                note if elapsed <= HELD_LOOP else _held(note, elapsed),
+                note if elapsed <= HELD_LOOP else held_note(note, elapsed),
                 calls.refill,
             )
         )
@@ -324,7 +321,9 @@ class _Call:
             self._guarded(error)
             return
         try:
-            self.finish(future.result())
+            self.finish(without_coroutine(self.node, future.result()))
+        except ContractError as wrong:
+            self._guarded(wrong)
         except BaseException as broken:  # a mistake of the engine must end the request, not hang it
             self.phase.abort(broken)
 
@@ -352,7 +351,8 @@ class _Call:
         error_text = ""
         if degraded is not None and degraded.error is not None:
             status, error_text = "skipped", why_failed(degraded.error, self.calls, self.started)
-            note = f"{degraded.hits} rows from the cache were kept" + (f"; {note}" if note else "")
+            kept = f"{degraded.kept} {'row' if degraded.kept == 1 else 'rows'} from the cache kept"
+            note = f"{kept}; {note}" if note else kept
         self.record(status, rows, error=error_text, note=note)
         self.phase.settle(self.at, Answer("ok", self.node, result))
 
@@ -361,7 +361,7 @@ class _Call:
         late = isinstance(degraded.error, TimedOutError)
         policy, fallback = (self.node.on_timeout, self.node.late) if late else (self.node.on_error, self.node.fallback)
         loud = isinstance(degraded.error, RequestError | MisconfigurationError)
-        return policy == "skip" and fallback is None and degraded.hits > 0 and not loud
+        return policy == "skip" and fallback is None and degraded.kept > 0 and not loud
 
     def fail(self, error: BaseException) -> None:
         """Do what the component's policy says about a failure."""
@@ -369,6 +369,7 @@ class _Call:
         error = undeclared_read(node, error) or error
         if isinstance(error, RequestError | MisconfigurationError):
             self._verdict(None)
+            error.component = error.component or node.name
             note = f"raised by {node.name} ({node.use}) in {node.stage} of pipeline {calls.plan.name!r}"
             if note not in getattr(error, "__notes__", ()):  # requests that waited for one call share its error
                 error.add_note(note)
@@ -446,7 +447,9 @@ class _Call:
         calls, node = self.calls, self.node
         elapsed = calls.loop.time() - self.started
         if self.held and elapsed > HELD_LOOP:
-            note = _held(note, elapsed)
+            note = held_note(note, elapsed)
+        elif calls.held and node.index in calls.held:
+            note = held_note(note, calls.held[node.index])
         breaker = calls.state.breakers[node.index]
         state = "" if breaker is None else breaker.state(calls.loop.time())
         if calls.inner and node.index in calls.inner:
@@ -472,9 +475,3 @@ class _Call:
                 inner,
             )
         )
-
-
-def _held(note: str, elapsed: float) -> str:
-    """A note with the warning that a plain def held up all other requests."""
-    held = f"held the event loop for {elapsed * 1000:.0f} ms; set blocking = True on its class"
-    return f"{note}; {held}" if note else held

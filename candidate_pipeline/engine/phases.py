@@ -45,9 +45,15 @@ class Phases:
     semantics: Semantics
 
     def of(
-        self, stages: Mapping[Stage, list[Node]], given: Iterable[Key]
+        self, stages: Mapping[Stage, list[Node]], given: Iterable[Key], finished: Iterable[Key] = ()
     ) -> tuple[dict[Stage, tuple[Phase, ...]], set[Key]] | None:
-        """The phases of every stage, and every key there is at the end; `None` if a mistake was reported."""
+        """The phases of every stage, and every key there is at the end; `None` if a mistake was reported.
+
+        Args:
+            stages: The components, by stage.
+            given: The keys there are from the start.
+            finished: The keys there are when the response is complete.
+        """
         producers: dict[Key, Stage] = {}
         for stage, nodes in stages.items():
             for node in nodes:
@@ -59,6 +65,8 @@ class Phases:
         phases: dict[Stage, tuple[Phase, ...]] = {}
         sound = True
         for stage, nodes in stages.items():
+            if stage == "side_effects":
+                available.update(finished)
             ordered = self._stage(stage, nodes, available, producers)
             sound = sound and ordered is not None
             phases[stage] = ordered or ()
@@ -173,11 +181,16 @@ def all_writes(node: Node) -> frozenset[Key]:
 
 
 def viewer_columns(nodes: Iterable[Node]) -> set[Column[Any]]:
-    """Columns whose cells may differ between two queries for one item: something behind them reads the query."""
+    """Columns whose cells may differ between two queries for one item: something behind them reads the query.
+
+    So does what is listwise, for which rows there are depends on the query.
+    """
     nodes = list(nodes)
     found: set[Column[Any]] = set()
     while True:
-        depending = [node for node in nodes if node.features or node.inner is not None or found & set(node.columns)]
+        depending = [
+            node for node in nodes if node.features or node.listwise or node.inner or found & set(node.columns)
+        ]
         grown = {column for node in depending for column in node.written_columns}
         if grown <= found:
             return found

@@ -168,7 +168,8 @@ class Policies:
         if (own or inherited) and self.semantics == "strict" and (safety or member.kind == "selector"):
             what = "a safety filter" if safety else "a selector"
             path = member.at("when") if own else member.place
-            self.report("E306", f"{member.name}: {what} cannot have a gate, which would leave it out", path, "")
+            hint = "remove the conditions, of the stage or its own"
+            self.report("E306", f"{member.name}: {what} cannot have a gate, which would leave it out", path, hint)
         return (*inherited, *own)
 
     def effect(self, member: Member) -> EffectSettings | None:
@@ -211,9 +212,8 @@ class Policies:
                 self.report("E309", message, (*member.at("cache"), "key"), hint)
         columns = tuple(key for key in keys if isinstance(key, Column))
         if member.kind == "hydrator" and not columns:
-            self.report(
-                "E309", f"{member.name}: the key of a hydrator's cache needs a column", (*member.at("cache"), "key"), ""
-            )
+            message = f"{member.name}: the key of a hydrator's cache needs a column"
+            self.report("E309", message, (*member.at("cache"), "key"), f"add {ITEM_ID.name!r}, or leave key out")
         negative = policy.ttl if policy.negative_ttl is None else policy.negative_ttl
         millisecond = dt.timedelta(milliseconds=1)
         return CachePlan(

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidate_pipeline.candidates import Candidates
-from candidate_pipeline.cells import VALID, Cells
+from candidate_pipeline.cells import FAILED, NULL, VALID, Cells, overlay
 from candidate_pipeline.engine.calls import Calls
 from candidate_pipeline.engine.checks import candidates_of, indices_of, mask_of, patch_of, query_patch_of
 from candidate_pipeline.engine.phase import Answer, run_phase
 from candidate_pipeline.engine.plan import Node, Phase, Plan
 from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError
-from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP
+from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column, key_names
 from candidate_pipeline.merge import merge
 from candidate_pipeline.outcome import Outcome, ScoreStep
 from candidate_pipeline.patches import QueryPatch
@@ -68,7 +68,6 @@ class Request:
             raise
         finally:
             await self.calls.close()
-        nodes = self.plan.nodes
         return Outcome(
             plan=self.plan,
             query=self.calls.query,
@@ -79,8 +78,22 @@ class Request:
             score_steps=tuple(self.scores),
             trace=tuple(self.calls.trace),
             elapsed_ms=(self.calls.loop.time() - self.calls.started) * 1000,
-            inner={nodes[index].name: outcome for index, outcome in self.calls.inner.items()},
+            inner=self._inner(),
         )
+
+    def _inner(self) -> dict[str, Outcome]:
+        """The outcomes of nested pipelines by component: sources in their order, then what stood in or topped up."""
+        outcomes = self.calls.inner
+        if not outcomes:
+            return {}
+        listed = [node.index for phase in self.plan.phases["sources"] for node in phase]
+        found: dict[str, Outcome] = {}
+        for index in sorted(outcomes, key=lambda index: (index not in listed, index)):
+            name, again = self.plan.nodes[index].name, 2
+            while name in found:
+                name, again = f"{self.plan.nodes[index].name} ({again})", again + 1
+            found[name] = outcomes[index]
+        return found
 
     async def hydrate_query(self) -> None:
         """Run the query hydrators."""
@@ -229,7 +242,10 @@ class Request:
         selected, overflow = chosen, chosen.take(np.empty(0, np.intp))
         if size is not None and len(chosen) > size:
             selected, overflow = chosen.take(np.arange(size)), chosen.take(np.arange(size, len(chosen)))
-        return await self._top_up(selected), (overflow, rest)
+        if self.plan.top_up is not None:
+            selected = await self._top_up(selected, self.plan.top_up)
+            rest = rest.take(~np.isin(rest[ITEM_ID], selected[ITEM_ID]))  # what the other pipeline brought back
+        return selected, (overflow, rest)
 
     async def _refill(self, chosen: Candidates, rest: Candidates, missing: int) -> tuple[Candidates, Candidates]:
         """Replace rows that were dropped after selection by the selector's next ones."""
@@ -237,31 +253,49 @@ class Request:
         index = np.arange(len(rest)) if index is None else index
         taken, rest = _split(rest, index[: missing * REFILL_FACTOR])
         if not len(taken):
-            return chosen, taken.take(np.empty(0, np.intp)) if not len(rest) else rest
+            return chosen, rest
         taken = await self.hydrate("post_selection_hydrators", taken)
-        chosen = await self.filter("post_selection_filters", Candidates.concat([chosen, taken]))
-        return chosen, rest
+        try:
+            joined = Candidates.concat([chosen, taken])
+        except ContractError as error:
+            what = f"pipeline {self.plan.name!r}: the rows of a refill do not fit those before"
+            raise RequestError(f"{what}: {error}") from error
+        return await self.filter("post_selection_filters", joined), rest
 
-    async def _top_up(self, selected: Candidates) -> Candidates:
-        """Fill a response that is too short from another pipeline."""
-        node, wanted = self.plan.top_up, self.plan.min_results
-        if node is None or wanted is None or len(selected) >= wanted:
-            return selected
-        self.calls.begin("top_up")
-        (answer,) = await run_phase(self.calls, (node,), (), candidates_answer)
-        if answer.value is None:
-            return selected
+    async def _top_up(self, selected: Candidates, node: Node) -> Candidates:
+        """Fill a response that is too short from another pipeline; which rows came from there is a column."""
+        wanted, size = self.plan.min_results or 0, len(selected)
+        if size < wanted:
+            self.calls.begin("top_up")
+            (answer,) = await run_phase(self.calls, (node,), (), candidates_answer)
+            if answer.value is not None:
+                selected = self._topped_up(selected, answer.value, node, self.plan.result_size or wanted)
+        topped = np.arange(len(selected)) >= size
+        return selected.with_cells({TOPPED_UP: Cells(topped, None, node.index)})
+
+    def _topped_up(self, selected: Candidates, found: Candidates, node: Node, size: int) -> Candidates:
+        """A response with rows of another pipeline behind its own, none of them there or dropped before."""
+        ids = found[ITEM_ID]
         taken = np.concatenate([selected[ITEM_ID], *(table[ITEM_ID] for table in self.dropped)])
-        fresh = np.flatnonzero(~np.isin(answer.value[ITEM_ID], taken))
-        size = self.plan.result_size or wanted
-        more = answer.value.take(fresh[: max(0, size - len(selected))]).written_by(node.index)
-        names = selected.source_names
-        bits = np.full(len(more), 1 << len(names), np.uint64)
-        names = (*names, node.name)
-        topped = np.r_[np.zeros(len(selected), np.bool_), np.ones(len(more), np.bool_)]
-        table = Candidates.concat([selected.with_sources(selected.source_bits, names), more.with_sources(bits, names)])
-        self.calls.trace[-1].note = f"{_rows(len(more))} of {len(answer.value)} fill the response"
-        return table.with_cells({TOPPED_UP: Cells(topped, None, node.index)})
+        first = np.zeros(len(ids), np.bool_)
+        first[np.unique(ids, return_index=True)[1]] = True  # the published semantics may return an item twice
+        fresh = np.flatnonzero(first & ~np.isin(ids, taken))
+        more = found.take(fresh[: size - len(selected)]).written_by(node.index)
+        note = f"{_rows(len(more))} of {len(found)} fill the response"
+        clashing = [column for column in more.columns if column in selected and _clash(selected, more, column)]
+        if clashing:
+            more = more.limited_to([column for column in more.columns if column not in clashing])
+            note += f", without {key_names(clashing)}, whose labels differ"
+        self.calls.trace[-1].note = note
+        names = (*selected.source_names, node.name)
+        bits = np.full(len(more), 1 << len(selected.source_names), np.uint64)
+        return Candidates.concat([selected.with_sources(selected.source_bits, names), more.with_sources(bits, names)])
+
+
+def _clash(one: Candidates, other: Candidates, column: Column[Any]) -> bool:
+    """Whether two tables have values of a labelled column under different labels."""
+    cells, others = one.cells(column), other.cells(column)
+    return cells.labels != others.labels and cells.has_values and others.has_values
 
 
 def _split(table: Candidates, index: NDArray[np.intp] | None) -> tuple[Candidates, Candidates]:
@@ -291,10 +325,15 @@ def _patched(table: Candidates) -> Any:
     def check(node: Node, value: Any) -> tuple[dict[Any, Cells], int, str]:
         patch = patch_of(node, value)
         cells = table.overlaid(patch, node.index)
-        if patch.failed is None:
+        failed = patch.failed_rows(len(table))
+        if failed is None:
             return cells, len(table), ""
-        failed = int(np.count_nonzero(patch.failed))
-        return cells, len(table) - failed, f"{_rows(failed)} failed" if failed else ""
+        for column in node.written_columns:  # a row that failed has failed for all that it was looked up for
+            if column not in cells:
+                new = Cells(column.blank(len(table)), np.where(failed, FAILED, NULL).astype(np.uint8), node.index)
+                cells[column] = overlay(table.cells(column) if column in table else None, new, column)
+        count = int(np.count_nonzero(failed))
+        return cells, len(table) - count, f"{_rows(count)} failed"
 
     return check
 

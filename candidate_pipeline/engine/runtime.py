@@ -107,8 +107,8 @@ class Runtime:
         finally:  # whoever interrupts the drain still leaves nothing behind
             for state in self._states.values():
                 for cache in state.caches:
-                    if cache is not None:
-                        await cache.close()
+                    if cache is not None and (stuck_fetches := await cache.close(GRACE)):
+                        log.error("fetches for a cache ignore their cancellation", left=stuck_fetches)
             for future in self._abandoned:
                 future.cancel()
             if self._abandoned:

@@ -7,9 +7,10 @@ import functools
 from collections.abc import Sequence
 
 import attrs
+import structlog
 
 from candidate_pipeline.components import Context
-from candidate_pipeline.engine.calls import Calls
+from candidate_pipeline.engine.calls import Calls, held_note
 from candidate_pipeline.engine.failures import failure, obstacle, undeclared_read, why_failed
 from candidate_pipeline.engine.plan import Node, Plan
 from candidate_pipeline.engine.run import Request
@@ -20,8 +21,12 @@ from candidate_pipeline.errors import MisconfigurationError, RequestError
 from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.query import Query
 
+log = structlog.get_logger("candidate_pipeline.engine")
 
-async def serve(runtime: Runtime, plan: Plan, query: Query, limit: float | None = None) -> Outcome:
+
+async def serve(
+    runtime: Runtime, plan: Plan, query: Query, limit: float | None = None, inside: tuple[str, ...] = ()
+) -> Outcome:
     """Answer a query.
 
     Args:
@@ -29,6 +34,7 @@ async def serve(runtime: Runtime, plan: Plan, query: Query, limit: float | None 
         plan: The pipeline.
         query: The query.
         limit: When the answer must be there, in the loop's time; the plan's own deadline counts too.
+        inside: The components that the plan is nested in, outermost first.
 
     Raises:
         RequestError: The request is wrong, or a component failed that must not.
@@ -36,7 +42,7 @@ async def serve(runtime: Runtime, plan: Plan, query: Query, limit: float | None 
     """
     own = None if plan.deadline is None else asyncio.get_running_loop().time() + plan.deadline
     deadline = min((end for end in (own, limit) if end is not None), default=None)
-    calls = Calls(plan, runtime, runtime.state(plan), query, deadline, functools.partial(serve, runtime))
+    calls = Calls(plan, runtime, runtime.state(plan), query, deadline, functools.partial(serve, runtime), inside)
     request = UpstreamRequest(plan, calls) if plan.semantics == "upstream" else Request(plan, calls)
     outcome = await request.run()
     effects = [node for phase in plan.phases["side_effects"] for node in phase]
@@ -84,7 +90,7 @@ class _Effect:
 
     async def __call__(self) -> None:
         query, node = self.outcome.query, self.node
-        key = f"{query.request_id}:{node.name}"
+        key = ":".join((query.request_id, *self.calls.inside, node.name))
         context = Context(node.name, query.seed, semantics=self.calls.plan.semantics, idempotency_key=key)
         try:
             await self.calls.invoke(node, node.method, (query, self.outcome, context))
@@ -93,6 +99,11 @@ class _Effect:
             if self.raised is not error:
                 raise self.raised from error
             raise
+        finally:
+            held = self.calls.held.pop(node.index, None)
+            if held is not None:
+                self.entry.note = held_note("", held)
+                log.warning("side effect held the event loop", component=node.name, ms=round(held * 1000))
 
     async def settled(self) -> BaseException | None:
         """Run it until it has succeeded or is given up; its last error, which is in the trace then."""
@@ -116,10 +127,12 @@ class _Effect:
         node, plan = self.node, self.calls.plan
         if isinstance(error, RequestError | MisconfigurationError) and plan.semantics == "strict":
             error.add_note(f"raised by {node.name} ({node.use}) in {node.stage} of pipeline {plan.name!r}")
+            error.component = error.component or node.name
             if isinstance(error, RequestError):
                 error.trace = trace
             raise error
-        if (node.on_error if error is self.raised else node.on_timeout) == "fail":
+        late = isinstance(error, TimeoutError) and error is not self.raised
+        if (node.on_timeout if late else node.on_error) == "fail":
             cause = failure(node, plan.name, self.entry.error, "")
             cause.trace = trace
             raise cause from error

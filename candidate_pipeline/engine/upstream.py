@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.cells import FAILED, NULL
 from candidate_pipeline.engine.checks import mask_of, patch_of
 from candidate_pipeline.engine.phase import Answer, run_phase
 from candidate_pipeline.engine.plan import Node
@@ -49,8 +50,9 @@ class UpstreamRequest(Request):
         tables = []
         for at, answer in enumerate(answers):
             if answer.value is not None:
-                bits = np.full(len(answer.value), 1 << at, np.uint64)
-                tables.append(answer.value.written_by(answer.by.index).with_sources(bits, names))
+                rows = answer.value if answer.by.inner is None else _nothing_failed(answer.value)
+                bits = np.full(len(rows), 1 << at, np.uint64)
+                tables.append(rows.written_by(answer.by.index).with_sources(bits, names))
         if not tables:
             tables = [Candidates.empty().with_sources(np.empty(0, np.uint64), names)]
         try:
@@ -116,6 +118,18 @@ class UpstreamRequest(Request):
         size = self.plan.result_size
         kept = len(chosen) if size is None else min(size, len(chosen))
         return chosen.take(np.arange(kept)), (tail, chosen.take(np.arange(kept, len(chosen))))
+
+
+def _nothing_failed(table: Candidates) -> Candidates:
+    """A table of a nested pipeline with nulls for its failed cells, which the published semantics does not know."""
+    cells = {column: table.cells(column) for column in table.columns}
+    return table.with_cells(
+        {
+            column: attrs.evolve(each, state=np.where(each.state == FAILED, np.uint8(NULL), each.state))
+            for column, each in cells.items()
+            if each.state is not None and (each.state == FAILED).any()
+        }
+    )
 
 
 def _overwriting(table: Candidates) -> Any:

@@ -13,7 +13,7 @@ from candidate_pipeline.engine.nested import NestedPipeline
 from candidate_pipeline.engine.phases import Phases, Report, viewer_columns
 from candidate_pipeline.engine.plan import Budget, Node, Place, Plan
 from candidate_pipeline.engine.policies import DEFAULT_ON_ERROR, UPSTREAM_ON_ERROR, Member, Policies
-from candidate_pipeline.keys import ITEM_ID, Column, QueryFeature, key_names
+from candidate_pipeline.keys import ITEM_ID, TOPPED_UP, Column, QueryFeature, key_names
 from candidate_pipeline.merge import MAX_SOURCES
 from candidate_pipeline.options import format_duration
 from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, Stage
@@ -82,7 +82,7 @@ class Compiler:
             self.report("E104", f"at most {most} sources, found {len(stages['sources'])}", path, "")
         self._check_caches()
         phases = Phases(self.report, self.places, self.partial, self.options.semantics)
-        ordered = phases.of(stages, self.inputs.values())
+        ordered = phases.of(stages, self.inputs.values(), () if self.top_up is None else (TOPPED_UP,))
         if ordered is None or not sound:
             return None
         by_stage, available = ordered
@@ -248,7 +248,8 @@ class Compiler:
 
     def _fallback(self, member: Member, name: str, path: TomlPath, safety: bool, chain: tuple[str, ...]) -> Node | None:
         if name in chain:
-            self.report("E307", f"the fallback leads back to {name!r}: {' -> '.join((*chain, name))}", path, "")
+            hint = "let one of them end the chain with 'skip' or 'fail'"
+            self.report("E307", f"the fallback leads back to {name!r}: {' -> '.join((*chain, name))}", path, hint)
             return None
         target = self.fallbacks.get(name)
         if target is None:
@@ -258,7 +259,8 @@ class Compiler:
             return None
         node = self._node(attrs.evolve(target, stage=member.stage), chain)
         if node is not None and safety and not node.safety:
-            self.report("E306", f"the fallback of a safety filter must be one too, {node.name} is not", path, "")
+            message = f"{member.name}: the fallback of a safety filter must be one too, {node.name} is not"
+            self.report("E306", message, path, "name a safety filter, or remove the key")
         return node
 
     def _check_caches(self) -> None:
@@ -272,7 +274,8 @@ class Compiler:
             if left:
                 why = "they may differ between viewers" if whole else f"and {ITEM_ID.name} is not in it either"
                 message = f"{node.name} reads {key_names(left)}, which the key of its cache leaves out; {why}"
-                path = next((member.at("cache") for member in self.members if member.name == node.name), ())
+                members = [*self.members, *self.fallbacks.values()]
+                path = next(member.at("cache") for member in members if member.name == node.name)
                 self.report("E309", message, (*path, "key"), "add them to key, or leave key out")
 
     def _top_up_node(self, plan: Plan, available: set[Any], stages: Mapping[Stage, list[Node]]) -> Node:

@@ -97,13 +97,20 @@ class Entries:
             path: TomlPath = ("components", name)
             use = table.get("use")
             if use == NESTED:
-                self.configured("source", name, path, path)
+                self._unused_nested(name, path)
                 continue
             kinds: list[Kind] = [kind for kind in self.registry.kinds_of(str(use)) if kind != "resource"]
             if kinds or not isinstance(use, str):
                 self.configured(kinds[0] if kinds else "source", name, path, path)
             else:
                 self._no_component(None, use, (*path, "use"))
+
+    def _unused_nested(self, name: str, path: TomlPath) -> None:
+        spec = self.configured("source", name, path, path)
+        inner = None if spec is None else spec.options.get("pipeline")
+        pipelines = self.document.data.get("pipelines", {})
+        if inner is not None and isinstance(pipelines, dict) and inner not in pipelines:
+            self._report("E310", f"no pipeline {inner!r}", (*path, "pipeline"), hint=nearest(inner, pipelines))
 
     def _registered(
         self,
@@ -118,9 +125,7 @@ class Entries:
     ) -> ComponentSpec | None:
         ref = self.registry.find(kind, use)
         if use == NESTED and path[0] == "components":
-            ref = ComponentRef(
-                "source", NESTED, NestedOptions, "candidate-pipeline", metadata.version("candidate-pipeline")
-            )
+            ref = nested_ref()
             if kind != "source":
                 self._report("E202", f"{use!r} is a source, wanted a {words(kind)}", place)
                 return None
@@ -177,6 +182,11 @@ class Entries:
 
     def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> None:
         self.converter.report(code, message, path, hint=hint, part=part)
+
+
+def nested_ref() -> ComponentRef:
+    """The source that every spec can use: another of its pipelines."""
+    return ComponentRef("source", NESTED, NestedOptions, "candidate-pipeline", metadata.version("candidate-pipeline"))
 
 
 def words(kind: str) -> str:

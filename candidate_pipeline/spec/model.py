@@ -151,7 +151,7 @@ class PipelineOptions:
 
 @attrs.frozen
 class NestedOptions:
-    """The options of a source with `use = "pipeline"`."""
+    """Returns what another pipeline of the spec selects, which answers with a trace and outcome of its own."""
 
     pipeline: Annotated[str, Doc("The pipeline whose selected rows the source returns.")]
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -51,8 +50,6 @@ NAME: Final = "scripted"
 NOW: Final = dt.datetime(2026, 5, 15, 12, tzinfo=dt.UTC)
 
 _SAME: Final = ("on_error", "on_timeout", "safety", "sync", "retries", "max_pending", "threads")
-_COMPONENT: Final = re.compile(r"pipeline '[^']*': [a-z ]+? (\w+) \(")
-_RAISED_BY: Final = re.compile(r"raised by (\w+) \(")
 
 
 def scripted_app(script: Settings) -> App:
@@ -121,7 +118,7 @@ async def _serve(script: Settings, app: App) -> dict[str, Plain]:
         try:
             outcome = await pipeline.run(now=NOW, request_id="scripted", **script.get("inputs", {}))
         except CandidatePipelineError as error:
-            found: dict[str, Plain] = {"failed": _culprit(error), "error": type(error).__name__}
+            found: dict[str, Plain] = {"failed": getattr(error, "component", ""), "error": type(error).__name__}
         else:
             found = _answer(outcome)
         found["elapsed_ms"] = _rounded(loop.time() * 1000 - started)
@@ -190,13 +187,6 @@ def _call(call: Mapping[str, Plain], started: float) -> dict[str, Plain]:
 
 def _rounded(milliseconds: float) -> float:
     return round(milliseconds, 3)
-
-
-def _culprit(error: BaseException) -> str:
-    """The component that an error's message or notes name; empty if there is none."""
-    texts = [str(error), *getattr(error, "__notes__", ())]
-    matches = [pattern.search(text) for text in texts for pattern in (_COMPONENT, _RAISED_BY)]
-    return next((match[1] for match in matches if match is not None), "")
 
 
 def _listed(script: Settings) -> list[tuple[Kind, Settings]]:

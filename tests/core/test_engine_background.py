@@ -395,7 +395,7 @@ def test_run_now_ends_at_its_deadline(logs: Log) -> None:
         error = await background.run_now(effect(), toy, "r1", until=4.0)
         assert now() == 4
         assert toy.ended == [4]
-        assert str(error) == "timed out after 4000 ms (the deadline of the request)"
+        assert str(error) == "timed out after 4000 ms (the end of the request's time)"
 
     serve(main)
 
@@ -425,7 +425,7 @@ def test_run_now_does_not_begin_in_vain(logs: Log) -> None:
         assert now() == 1
         assert repr(error) == "ValueError('b')"
         error = await background.run_now(effect(), toy, "r2", until=1.0)
-        assert str(error) == "there was no time left for it before the deadline of the request"
+        assert str(error) == "there was no time left for it in the request"
         assert toy.tried == [0, 1]
 
     serve(main)

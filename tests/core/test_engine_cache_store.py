@@ -387,9 +387,7 @@ def test_outdated_labels_do_not_return() -> None:
         await asyncio.sleep(1)
         new = asyncio.create_task(cache.get([2], 0, odds("b", 1)))
         await asyncio.sleep(0)
-        waiting = []
-        for keys in ([2, 1], [1, 2]):
-            waiting.append(asyncio.create_task(cache.get(keys, 0, odds("c", 0))))
+        waiting = [asyncio.create_task(cache.get(keys, 0, odds("c", 0))) for keys in ([2, 1], [1, 2])]
         assert ((await old).cells[ODDS].labels, (await new).cells[ODDS].labels) == (("a",), ("b",))
         for task, states in zip(waiting, ([VALID, FAILED], [FAILED, VALID]), strict=True):
             both = await task

@@ -1,0 +1,220 @@
+"""What the commands show of nested pipelines, caches, gates, circuits and refills."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from candidate_pipeline import (
+    ITEM_ID,
+    SCORE,
+    BreakerPolicy,
+    CachePolicy,
+    Candidates,
+    Column,
+    NestedPipeline,
+    QueryFeature,
+    RunPolicy,
+    compose,
+    patch,
+    rank_order,
+)
+from candidate_pipeline.cli import BUILTIN
+from candidate_pipeline.cli.commands import build_group
+from candidate_pipeline.cli.render import print_explanation, print_outcome
+from candidate_pipeline.testing import run_in_virtual_time
+
+GUEST = QueryFeature("toy.guest", bool)
+STOCK = Column("toy.stock", np.int64)
+NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture(scope="module")
+def outcome(make: Any) -> Any:
+    """The second request of a pipeline in which a little of everything happens."""
+
+    def everything(query: Any, candidates: Candidates, ctx: Any) -> Any:
+        return rank_order(candidates)
+
+    def items(*ids: int) -> Any:
+        return lambda query, ctx: Candidates.of(ITEM_ID(list(ids)))
+
+    def broken(*_: Any) -> Any:
+        raise OSError("[no] line")
+
+    inner = compose(
+        "inner",
+        sources=[make("source", items(1, 2, 3, 4), "stall")],
+        filters=[make("filter", lambda q, c, ctx: c[ITEM_ID] != 4, "no_fours")],
+        selector=make("selector", everything, "all"),
+    )
+    app = compose(
+        "outer",
+        inputs={"guest": GUEST},
+        sources=[("market", NestedPipeline(inner["inner"].plan)), make("source", items(5, 6), "members")],
+        hydrators=[
+            make("hydrator", lambda q, c, ctx: patch(STOCK(c[ITEM_ID])), "stock", reads=[ITEM_ID], writes=[STOCK]),
+            make("hydrator", broken, "broken", writes=[SCORE]),
+        ],
+        filters=[make("filter", broken, "first")],
+        fallbacks=[make("filter", lambda q, c, ctx: c[ITEM_ID] > 0, "second")],
+        selector=make("selector", lambda q, c, ctx: np.arange(min(1, len(c))), "one"),
+        post_selection_filters=[make("filter", lambda q, c, ctx: c[ITEM_ID] > 1, "large")],
+        run={
+            "members": RunPolicy(when={"toy.guest": False}),
+            "stock": RunPolicy(cache=CachePolicy(ttl=dt.timedelta(seconds=9))),
+            "broken": RunPolicy(breaker=BreakerPolicy(min_calls=2)),
+            "first": RunPolicy(on_error="fallback:second"),
+        },
+        result_size=9,
+        show=[STOCK],
+    )
+
+    async def main() -> Any:
+        async with app:
+            await app["outer"].run(guest=False, now=NOW)
+            await app["outer"].run(guest=True, now=NOW)
+            return await app["outer"].run(guest=True, now=NOW)
+
+    return run_in_virtual_time(main())
+
+
+def printed(show: Any) -> list[list[str]]:
+    """The cells of each line of a table as it is printed on a wide terminal."""
+    out = io.StringIO()
+    show(Console(file=out, width=200))
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
+
+
+def test_the_funnel_says_what_happened(outcome: Any) -> None:
+    """Gates, caches, circuits, fallbacks and refills are told apart, and a nested pipeline stands below its source."""
+    lines = printed(lambda console: print_outcome(console, outcome, 20))
+    shown = [[*line[:2], *line[2:4], line[5]] for line in lines if len(line) == 6]
+    assert shown == [
+        ["sources", "members", "", "0", "closed: toy.guest is True, wanted is False"],
+        ["", "market", "", "3", ""],
+        ["sources", "stall", "", "4", ""],
+        ["filters", "no_fours", "4", "3", ""],
+        ["selector", "all", "3", "3", ""],
+        ["hydrators", "broken", "3", "0", shown[5][4]],
+        ["", "stock", "3", "3", "3 of 3 from the cache"],
+        ["filters", "first", "3", "3", "second took over: OSError: [no] line"],
+        ["", "second", "3", "3", ""],
+        ["selector", "one", "3", "1", ""],
+        ["post_selection_filters", "large", "1", "0", ""],
+        ["selector (refill 1)", "one", "2", "1", ""],
+        ["post_selection_filters (refill 1)", "large", "1", "1", ""],
+    ]
+    assert shown[5][4].startswith("skipped: the circuit is open: 2 of 2 calls failed in the last 30s")
+
+
+def test_what_is_inside_stands_further_to_the_right(outcome: Any) -> None:
+    """Stages and components of a nested pipeline are set off by two spaces."""
+    out = io.StringIO()
+    print_outcome(Console(file=out, width=200), outcome, 20)
+    assert "│   filters " in out.getvalue()
+    assert "│   no_fours " in out.getvalue()
+
+
+def test_an_open_circuit_is_named_where_the_error_is_another(make: Any) -> None:
+    """A call whose failure opened the circuit says so beside its error."""
+    breaker = RunPolicy(breaker=BreakerPolicy(min_calls=1), on_error="skip")
+
+    def broken(*_: Any) -> Any:
+        raise OSError("no line")
+
+    app = compose(
+        "toy",
+        sources=[make("source", broken, "s")],
+        selector=make("selector", lambda q, c, ctx: rank_order(c), "top"),
+        run={"s": breaker},
+    )
+
+    async def main() -> Any:
+        async with app:
+            return await app["toy"].run(now=NOW)
+
+    outcome = run_in_virtual_time(main())
+    (line,) = [line for line in printed(lambda console: print_outcome(console, outcome, 5)) if "sources" in line]
+    assert line[-1] == "skipped: OSError: no line; its circuit is open"
+
+
+def test_an_explanation_of_an_item_lost_inside(outcome: Any) -> None:
+    """The explanation says inside of what it was lost."""
+    out = io.StringIO()
+    print_explanation(Console(file=out, width=200), outcome.explain(4))
+    assert out.getvalue().startswith("item 4: dropped by no_fours (filters) inside market\n")
+
+
+# The commands on a document with a pipeline in a pipeline
+
+OUTER = """
+[pipelines.outer]
+inputs = { buyer = "shop.buyer" }
+sources = ["market"]
+selector = "shop.first"
+
+[components.market]
+use = "pipeline"
+pipeline = "shop"
+"""
+
+
+@pytest.fixture
+def command(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command on the shop's document with a pipeline around its own, and returns what it prints."""
+    document = tmp_path / "shop.toml"
+    document.write_text(shop.spec + OUTER)
+    monkeypatch.setattr("candidate_pipeline.app.installed", lambda: shop.registry)
+    monkeypatch.setattr("candidate_pipeline.cli.components.installed", lambda: shop.registry)
+    monkeypatch.setenv("COLUMNS", "160")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.toml").write_text("")
+
+    def command(*arguments: str) -> str:
+        words = [str(document) if word == "SPEC" else word for word in arguments]
+        build_group("candidate-pipeline", dict(BUILTIN)).main(words, standalone_mode=False)
+        return capsys.readouterr().out
+
+    return command
+
+
+def test_run_prints_what_happened_inside(command: Any) -> None:
+    """`run` prints the nested pipeline's calls, as a table and as JSON."""
+    text = command("run", "outer", "--config", "SPEC", "--buyer", "3", "--now", "2026-05-01T12:00:00Z")
+    assert "  shop.wallet" in text
+    assert "market" in text
+    found = json.loads(command("run", "outer", "--config", "SPEC", "--buyer", "3", "--format", "json"))
+    assert [entry["component"] for entry in found["trace"]] == ["market", "shop.first"]
+    assert found["trace"][0]["inner"][0]["component"] == "shop.wallet"
+
+
+def test_run_explains_items_inside(command: Any) -> None:
+    """`run --explain` tells of an item that the nested pipeline left."""
+    text = command("run", "outer", "--config", "SPEC", "--buyer", "3", "--explain", "3")
+    assert text.startswith("item 3: not selected inside market\n")
+
+
+def test_check_counts_the_pipelines(command: Any) -> None:
+    """`check` passes a document with nested pipelines, and names each."""
+    lines = command("check", "SPEC").splitlines()
+    assert [line.rpartition("pipeline ")[2] for line in lines] == [
+        "shop: 7 components, no problems",
+        "outer: 2 components, no problems",
+    ]
+
+
+def test_components_lists_the_nested_pipeline(command: Any) -> None:
+    """`components` offers the source that every document has, with its option."""
+    assert "Returns what another pipeline of the spec selects" in command("components", "--kind", "source")
+    described = json.loads(command("components", "pipeline", "--format", "json"))["components"]
+    assert [(each["kind"], each["name"], each["options"][0]["name"]) for each in described] == [
+        ("source", "pipeline", "pipeline")
+    ]
