@@ -20,6 +20,7 @@ import platform
 import pstats
 import statistics
 import time
+import timeit
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -31,7 +32,7 @@ from engine_ways import COLUMNS, COMPONENTS, World, by_hand, by_objects, forty
 from rich.console import Console
 from rich.table import Table
 
-from candidate_pipeline import App
+from candidate_pipeline import ITEM_ID, App, Candidates, Context, Query
 
 SIZES: Final = (100, 500, 1500, 5000)
 #: What a time is: on the wall's clock, or the processor's time of the thread, which other processes do not add to.
@@ -114,7 +115,25 @@ async def overhead(rows: int, counts: Sequence[int], repeats: int, clock: Callab
     return await pipelines(apps, repeats, clock)
 
 
-def summary(times: Mapping[str, list[float]], counts: Sequence[int]) -> list[tuple[str, float, str]]:
+def own_code(rows: int, repeats: int) -> dict[str, float]:
+    """What the components that do nothing take by themselves, in CPU microseconds: they build their answer."""
+    query, context, table = Query(), Context("bench"), Candidates.of(ITEM_ID(np.arange(rows)))
+    ((_, hydrator),), ((_, filter_),), ((_, scorer),) = (
+        kind(rows, 1) for kind in (idle_hydrators, idle_filters, idle_scorers)
+    )
+    methods = {"sync hydrator": hydrator.hydrate, "filter": filter_.keep, "scorer": scorer.score}
+    calls = 10 * repeats
+    return {
+        name: min(timeit.repeat(lambda m=method: m(query, table, context), number=calls, timer=time.process_time))  # type: ignore[misc]  # bound per method
+        / calls
+        * 1e6
+        for name, method in methods.items()
+    }
+
+
+def summary(
+    times: Mapping[str, list[float]], counts: Sequence[int], own: Mapping[str, float]
+) -> list[tuple[str, float, str]]:
     """What the engine costs: a name, microseconds, and the goal."""
     median = {name: statistics.median(values) for name, values in times.items()}
 
@@ -123,9 +142,18 @@ def summary(times: Mapping[str, list[float]], counts: Sequence[int]) -> list[tup
 
     return [
         ("a request of a source and a selector", median["request"], ""),
-        ("one more sync hydrator (one column)", slope("sync hydrator"), "8"),
-        ("one more filter", slope("filter"), "8"),
-        ("one more scorer", slope("scorer"), "8"),
+        *(
+            row
+            for kind, name in (
+                ("sync hydrator", "one more sync hydrator (one column)"),
+                ("filter", "one more filter"),
+                ("scorer", "one more scorer"),
+            )
+            for row in (
+                (f"{name}, its own code included", slope(kind), ""),
+                ("  less its own code", slope(kind) - own[kind], "8"),
+            )
+        ),
         ("one more async hydrator (one column)", slope("async hydrator"), "60"),
         (f"a request of {COMPONENTS} components", median["forty"], "1000"),
         ("14 filters over 54 columns, one column read after", _gap(median, "one"), "300"),
@@ -213,7 +241,7 @@ def main(
     settings = configuration(rows, repeats, clock)
     compared = asyncio.run(compare(sizes, repeats, CLOCKS[clock]))
     times = asyncio.run(overhead(rows, counts, repeats, CLOCKS[clock]))
-    costs = summary(times, counts)
+    costs = summary(times, counts, own_code(rows, repeats))
     show(settings, compared, costs)
     if json_file is not None:
         raw = {

@@ -344,6 +344,15 @@ class Candidates:
         table._alive = read_only(alive > drop)
         return table
 
+    def dropped_as(self, dropped_by: NDArray[np.int16]) -> Candidates:
+        """A table that says which component dropped each row, -1 for none, `int16[n]`."""
+        return Candidates(
+            self._columns,
+            source_bits=self._source_bits,
+            source_names=self._source_names,
+            dropped_by=read_only(dropped_by),
+        )
+
     def with_sources(self, bits: NDArray[np.uint64], names: tuple[str, ...]) -> Candidates:
         """A table that says which sources returned each row."""
         return Candidates(self._columns, source_bits=bits, source_names=names, dropped_by=self._dropped_by)

@@ -43,7 +43,8 @@ class Context:
     Args:
         component: The component's name in the spec.
         seed: The request's seed.
-        deadline: When the request must be answered, in the event loop's time (seconds), if it has a deadline.
+        deadline: When the answer must be there, in the event loop's time (seconds), if there is a limit: the earliest
+            of the component's timeout, its stage's budget and the request's deadline.
         prepared: What the component's own `prepare` returned.
         semantics: Which semantics the pipeline follows.
         idempotency_key: For a side effect, the same text at every try of one request's run of it.

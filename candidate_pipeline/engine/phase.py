@@ -79,7 +79,16 @@ async def run_phase(
         RequestError: A component failed and may not be skipped, or said that the request is wrong.
         MisconfigurationError: A component said that it is built wrongly, or read what it does not declare.
     """
+    met: _Unfinished | None = None
+    if len(nodes) == 1 and nodes[0].simple and not calls.query.failed:
+        answer = _inline(calls, nodes[0], args, check, number, rows_in)
+        if isinstance(answer, Answer):
+            return [answer]
+        met = answer
     phase = _Phase(calls, args, check, number, rows_in, rows_if_skipped, [None] * len(nodes))
+    if met is not None:
+        phase.take_over(met, nodes[0], 0)
+        return await phase.settled()
     try:
         for at, node in enumerate(nodes):
             if not node.inline and phase.error is None:
@@ -93,6 +102,53 @@ async def run_phase(
         await phase.stop()
         raise
     return await phase.settled()
+
+
+@attrs.define(eq=False)
+class _Unfinished:
+    """A call of a plain def that did not end in an answer."""
+
+    started: float
+    limit: float | None
+    error: BaseException | None = None
+    future: asyncio.Future[Any] | None = None
+
+
+def _inline(
+    calls: Calls, node: Node, args: tuple[Any, ...], check: Check[Any], number: int, rows_in: int
+) -> Answer[Any] | _Unfinished:
+    """Call a plain def and record it; what nearly every call comes to, and so as short as can be."""
+    started = calls.loop.time()
+    limit = calls.limit(node, started)
+    reading = READER.set((calls.query, node.features))
+    try:
+        value = node.method(calls.query, *args, calls.context(node, limit))
+        if hasattr(type(value), "__await__"):
+            return _Unfinished(started, limit, future=asyncio.ensure_future(value))
+        result, rows, note = check(node, value)
+    except (Exception, asyncio.CancelledError) as error:
+        return _Unfinished(started, limit, error)
+    finally:
+        READER.reset(reading)
+    elapsed = calls.loop.time() - started
+    calls.trace.append(
+        ComponentTrace(
+            node.name,
+            node.use,
+            node.stage,
+            number,
+            "ok",
+            (started - calls.started) * 1000,
+            elapsed * 1000,
+            rows_in,
+            rows,
+            "",
+            "",
+            note if elapsed <= HELD_LOOP else held_note(note, elapsed),
+            calls.refill,
+        )
+    )
+    return Answer("ok", node, result)
 
 
 @attrs.define(eq=False)
@@ -119,45 +175,23 @@ class _Phase:
 
     def call_inline(self, node: Node, at: int) -> None:
         """Call a plain def, without the machinery of waiting unless it turns out to be needed."""
-        calls = self.calls
-        if not node.simple or calls.query.failed:
+        if not node.simple or self.calls.query.failed:
             self.call(node, at).start()
             return
-        started = calls.loop.time()
-        limit = calls.limit(node, started)
-        reading = READER.set((calls.query, node.features))
-        try:
-            value = node.method(calls.query, *self.args, calls.context(node, limit))
-            if hasattr(type(value), "__await__"):
-                self.call(node, at, started).watch(asyncio.ensure_future(value), limit)
-                return
-            result, rows, note = self.check(node, value)
-        except (Exception, asyncio.CancelledError) as error:
-            call = self.call(node, at, started)
+        answer = _inline(self.calls, node, self.args, self.check, self.number, self.rows_in)
+        if isinstance(answer, Answer):
+            self.answers[at] = answer
+        else:
+            self.take_over(answer, node, at)
+
+    def take_over(self, met: _Unfinished, node: Node, at: int) -> None:
+        """Go on with a plain def that failed, or whose answer must be awaited."""
+        call = self.call(node, at, met.started)
+        if met.error is not None:
             call.held = True
-            call.fail(error)
-            return
-        finally:
-            READER.reset(reading)
-        elapsed = calls.loop.time() - started
-        calls.trace.append(
-            ComponentTrace(
-                node.name,
-                node.use,
-                node.stage,
-                self.number,
-                "ok",
-                (started - calls.started) * 1000,
-                elapsed * 1000,
-                self.rows_in,
-                rows,
-                "",
-                "",
-                note if elapsed <= HELD_LOOP else held_note(note, elapsed),
-                calls.refill,
-            )
-        )
-        self.answers[at] = Answer("ok", node, result)
+            call.fail(met.error)
+        elif met.future is not None:
+            call.watch(met.future, met.limit)
 
     def settle(self, at: int, answer: Answer[Any]) -> None:
         self.answers[at] = answer

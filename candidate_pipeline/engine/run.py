@@ -141,47 +141,31 @@ class Request:
         return table
 
     async def filter(self, stage: Stage, table: Candidates) -> Candidates:
-        """Run a stage of filters; the rows they keep."""
-        for number, phase in enumerate(self.stage(stage)):
-            table = await self.drop(phase[0], table, number)
-        return self._compacted(table)
-
-    def _compacted(self, table: Candidates) -> Candidates:
-        alive = table.alive
-        if alive.all():
+        """Run a stage of filters; the rows they keep. Rows are marked as they drop and taken out once, at the end."""
+        phases, rows = self.stage(stage), len(table)
+        alive, count = np.ones(rows, np.bool_), rows
+        dropped_by = np.full(rows, -1, np.int16)
+        for number, (node,) in enumerate(phases):
+            whole = count == rows or not node.listwise
+            view = table if whole else table.take(alive)
+            check = _mask(view, alive if whole and count < rows else None)
+            (answer,) = await run_phase(
+                self.calls, (node,), (view,), check, number=number, rows_in=count, rows_if_skipped=count
+            )
+            if answer.value is None:
+                continue
+            keep, kept = answer.value
+            if kept == count:
+                continue
+            if not whole:
+                keep = _spread(keep, alive)
+            np.copyto(dropped_by, answer.by.index, where=alive > keep)
+            alive, count = alive & keep, kept
+        if count == rows:
             return table
-        self.dropped.append(table.take(~alive))
+        marked = table.dropped_as(dropped_by)
+        self.dropped.append(marked.take(~alive))
         return table.take(alive)
-
-    async def drop(self, node: Node, table: Candidates, number: int) -> Candidates:
-        """The table with one filter's drops marked."""
-        alive = table.alive
-        before = int(np.count_nonzero(alive))
-        all_alive = before == len(table)
-        view = table if all_alive or not node.listwise else table.take(alive)
-        whole = view is table
-
-        def check(by: Node, value: Any) -> tuple[NDArray[np.bool_] | None, int, str]:
-            keep, note = mask_of(by, value, len(view)), ""
-            failing = _rows_with_failed_cells(by, view)
-            if failing is not None:
-                keep = keep & ~failing if by.safety else keep | failing
-                count = int((failing & alive if whole else failing).sum())
-                what = "dropped" if by.safety else "kept"
-                note = f"{_rows(count)} {what}: a column it reads failed there" if count else ""
-            kept = int(np.count_nonzero(keep if all_alive or not whole else keep & alive))
-            return keep if kept < before else None, kept, note
-
-        (answer,) = await run_phase(
-            self.calls, (node,), (view,), check, number=number, rows_in=before, rows_if_skipped=before
-        )
-        if answer.value is None:
-            return table
-        if whole:
-            return table.dropping(~answer.value, answer.by.index)
-        drop = np.zeros(len(table), np.bool_)
-        drop[alive] = ~answer.value
-        return table.dropping(drop, answer.by.index)
 
     async def score(self, table: Candidates) -> Candidates:
         """Run the scorers."""
@@ -338,6 +322,30 @@ def _patched(table: Candidates) -> Any:
     return check
 
 
+def _mask(view: Candidates, alive: NDArray[np.bool_] | None) -> Any:
+    """Checks a filter's answer: which rows to keep, and how many of those that are alive (`None`: all) that are."""
+
+    def check(node: Node, value: Any) -> tuple[tuple[NDArray[np.bool_], int], int, str]:
+        keep, note = mask_of(node, value, len(view)), ""
+        failing = _rows_with_failed_cells(node, view)
+        if failing is not None:
+            keep = keep & ~failing if node.safety else keep | failing
+            count = int(np.count_nonzero(failing if alive is None else failing & alive))
+            what = "dropped" if node.safety else "kept"
+            note = f"{_rows(count)} {what}: a column it reads failed there" if count else ""
+        kept = int(np.count_nonzero(keep if alive is None else keep & alive))
+        return (keep, kept), kept, note
+
+    return check
+
+
+def _spread(keep: NDArray[np.bool_], alive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask over the rows that are alive as one over all rows."""
+    whole = np.zeros(len(alive), np.bool_)
+    whole[alive] = keep
+    return whole
+
+
 def _applied(table: Candidates, phase: Phase, answers: list[Answer[dict[Any, Cells]]]) -> Candidates:
     """A table with the new cells of a phase, or with columns marked failed; null where a gate was closed."""
     cells: dict[Any, Cells] = {}
@@ -350,6 +358,8 @@ def _applied(table: Candidates, phase: Phase, answers: list[Answer[dict[Any, Cel
         if answer.status == "skipped":
             table = table.with_failed(node.written_columns, node.index)
             continue
+        if answer.by is node and answer.value is not None and len(answer.value) == len(node.written_columns):
+            continue  # it wrote all that it declares
         missing = [column for column in node.written_columns if column not in table]
         if missing:
             stood_in = answer.by is not node and answer.status == "ok"
