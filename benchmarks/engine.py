@@ -151,7 +151,7 @@ def summary(
             )
             for row in (
                 (f"{name}, its own code included", slope(kind), ""),
-                ("  less its own code", slope(kind) - own[kind], "8"),
+                (f"{name}, less its own code", slope(kind) - own[kind], "8"),
             )
         ),
         ("one more async hydrator (one column)", slope("async hydrator"), "60"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, MaxLen, MinLen, MultipleOf, Predicate
 from numpy.typing import NDArray
+from structlog.testing import capture_logs
+from toys import best_first, three_rows
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -41,6 +44,9 @@ from candidate_pipeline.components import METHODS
 from candidate_pipeline.registry import BrokenPlugin
 from candidate_pipeline.spec.document import Document
 from candidate_pipeline.testing import run_in_virtual_time
+
+# What these modules assert is told as fully as what a test asserts.
+pytest.register_assert_rewrite("cache_toys", "fault_rules")
 
 BUYER = QueryFeature("shop.buyer", int, doc="Who looks.")
 BUDGET = QueryFeature("shop.budget", float)
@@ -386,22 +392,12 @@ def make_fixture() -> Any:
     return make
 
 
-def everything(query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.intp]:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def three_rows(query: Query, ctx: Context) -> Candidates:
-    """A source of the items 1, 2 and 3."""
-    return Candidates.of(ITEM_ID([1, 2, 3]))
-
-
 @pytest.fixture(scope="session")
 def run() -> Any:
     """Runs one request through a pipeline of given stages, in virtual time."""
 
     def run(*, inputs: Any = None, request: Any = None, policies: Any = None, **stages: Any) -> Outcome:
-        given = {"sources": [make("source", three_rows, "source")], "selector": make("selector", everything, "top")}
+        given = {"sources": [make("source", three_rows, "source")], "selector": make("selector", best_first, "top")}
         app = compose("toy", **(given | stages), inputs=inputs or {}, run=policies)
 
         async def serve() -> Outcome:
@@ -411,3 +407,19 @@ def run() -> Any:
         return run_in_virtual_time(serve())
 
     return run
+
+
+@pytest.fixture
+def logs() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What is logged."""
+    with capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture(scope="module")
+def complaints() -> Iterator[list[Any]]:
+    """What event loops complain of, such as exceptions that nobody looked at; expects nothing of it."""
+    found: list[Any] = []
+    yield found
+    gc.collect()
+    assert found == []

@@ -59,7 +59,7 @@ def test_the_figures_are_written(quick: tuple[str, dict[str, Any]]) -> None:
         "objects": 2,
     }
     assert all(time > 0 for times in figures["overhead_us"].values() for time in times)
-    assert len(figures["costs_us"]) == 8
+    assert len(figures["costs_us"]) == 11
 
 
 def test_the_profile_names_functions() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from toys import GUEST, NOW, STOCK, best_first
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -18,9 +19,7 @@ from candidate_pipeline import (
     BreakerPolicy,
     CachePolicy,
     Candidates,
-    Column,
     NestedPipeline,
-    QueryFeature,
     RunPolicy,
     compose,
     patch,
@@ -31,17 +30,10 @@ from candidate_pipeline.cli.commands import build_group
 from candidate_pipeline.cli.render import print_explanation, print_outcome
 from candidate_pipeline.testing import run_in_virtual_time
 
-GUEST = QueryFeature("toy.guest", bool)
-STOCK = Column("toy.stock", np.int64)
-NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
-
 
 @pytest.fixture(scope="module")
 def outcome(make: Any) -> Any:
     """The second request of a pipeline in which a little of everything happens."""
-
-    def everything(query: Any, candidates: Candidates, ctx: Any) -> Any:
-        return rank_order(candidates)
 
     def items(*ids: int) -> Any:
         return lambda query, ctx: Candidates.of(ITEM_ID(list(ids)))
@@ -53,7 +45,7 @@ def outcome(make: Any) -> Any:
         "inner",
         sources=[make("source", items(1, 2, 3, 4), "stall")],
         filters=[make("filter", lambda q, c, ctx: c[ITEM_ID] != 4, "no_fours")],
-        selector=make("selector", everything, "all"),
+        selector=make("selector", best_first, "all"),
     )
     app = compose(
         "outer",

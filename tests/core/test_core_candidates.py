@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toys import states
 
 from candidate_pipeline import ITEM_ID, Candidates, Column, ContractError, MissingColumnError, patch
-from candidate_pipeline.cells import FAILED, NULL, VALID
 from candidate_pipeline.patches import Patch
 
 PRICE = Column("shop.price", np.float32)
@@ -26,12 +26,6 @@ def table(*prices: float | None) -> Candidates:
         ITEM_ID(list(range(len(prices)))),
         PRICE([price or 0.0 for price in prices], valid=[price is not None for price in prices]),
     )
-
-
-def states(candidates: Candidates, column: Column[Any]) -> list[str]:
-    """Every cell's state in words."""
-    names = {NULL: "null", VALID: "valid", FAILED: "failed"}
-    return [names[state] for state in candidates.cells(column).states().tolist()]
 
 
 def test_null_cells_hold_the_default_and_say_so() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Iterator, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from typing import Any
 
 import attrs
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from toys import now
 
 from candidate_pipeline.engine.background import GRACE, Background, SideEffectCounts, StuckError
 from candidate_pipeline.engine.plan import EffectSettings, Node
@@ -36,11 +37,6 @@ def effect(
         method=lambda: None,
         effect=EffectSettings(timeout, retries, backoff, max_pending),
     )
-
-
-def now() -> float:
-    """The loop's time."""
-    return asyncio.get_running_loop().time()
 
 
 @attrs.define(eq=False)
@@ -91,13 +87,6 @@ def serve(main: Callable[[Background], Coroutine[Any, Any, Any]]) -> Any:
         return result
 
     return run_in_virtual_time(run())
-
-
-@pytest.fixture
-def logs() -> Iterator[Log]:
-    """What is logged."""
-    with capture_logs() as entries:
-        yield entries
 
 
 def test_runs_after_the_response(logs: Log) -> None:

@@ -3,79 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
+from toys import (
+    BLOCKED,
+    BUDGET,
+    DEADLINE_TEXT,
+    LABEL,
+    PRICE,
+    best_first,
+    entry_of,
+    errors,
+    hanging,
+    hold,
+    later_rows,
+    prices,
+    seconds,
+)
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
-    Outcome,
-    QueryFeature,
     RequestError,
     RunPolicy,
     SafetyError,
     StageOptions,
     compose,
     patch,
-    rank_order,
 )
-from candidate_pipeline.testing import VirtualTimeLoop, run_in_virtual_time
+from candidate_pipeline.testing import run_in_virtual_time
 
-PRICE = Column("toy.price", np.float64)
-LABEL = Column("toy.label", np.object_)
-BUDGET = QueryFeature("toy.budget", float)
-BLOCKED = QueryFeature("toy.blocked", tuple, default=())
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def rows(*ids: int, after: float = 0.0) -> Any:
-    """A source function that gives items after some seconds."""
-
-    async def fetch(query: Any, ctx: Any) -> Candidates:
-        await asyncio.sleep(after)
-        return Candidates.of(ITEM_ID(list(ids)))
-
-    return fetch
-
-
-def prices(after: float, price: float = 1.0) -> Any:
-    """A hydrator function that gives prices after some seconds."""
-
-    async def hydrate(query: Any, candidates: Candidates, ctx: Any) -> Any:
-        await asyncio.sleep(after)
-        return patch(PRICE(np.full(len(candidates), price)))
-
-    return hydrate
-
-
-async def hanging(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 def stubborn(until: float, answer: Any = None) -> Any:
@@ -93,25 +56,7 @@ def stubborn(until: float, answer: Any = None) -> Any:
     return work
 
 
-def hold(time: float) -> None:
-    """Hold the event loop for some seconds of virtual time."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    loop._jumping.now += time
-
-
-def entry_of(outcome: Any, component: str) -> Any:
-    """The last record of a component, in an outcome or in an error."""
-    return next(entry for entry in reversed(outcome.trace) if entry.component == component)
-
-
-def errors(outcome: Outcome) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
-
-
 BUDGET_TEXT = "(the budget of the stage)"
-DEADLINE_TEXT = "(the deadline of the request)"
 
 
 # A stage's end
@@ -137,7 +82,7 @@ def test_a_stage_ends_at_the_earliest_of_its_limits(
 ) -> None:
     """Own timeout, the stage's, what the stage leaves of the deadline: the first cuts, and the trace says which."""
     outcome = run(
-        sources=[make("source", hanging, "slow"), make("source", rows(1, after=0.1), "good")],
+        sources=[make("source", hanging, "slow"), make("source", later_rows(1, after=0.1), "good")],
         policies={"slow": RunPolicy(timeout=None if own is None else seconds(own))},
         stages={"sources": stage},
         deadline=None if deadline is None else seconds(deadline),
@@ -154,7 +99,7 @@ def test_a_straggler_that_swallows_its_cancellation_holds_up_nobody(make: Any, a
     """The stage returns at its budget with the other results; what the straggler answers later is dropped."""
     app = compose(
         "toy",
-        sources=[make("source", stubborn(60, answer), "slow"), make("source", rows(1, 2, after=1), "good")],
+        sources=[make("source", stubborn(60, answer), "slow"), make("source", later_rows(1, 2, after=1), "good")],
         selector=make("selector", best_first, "top"),
         stages={"sources": StageOptions(timeout=seconds(2))},
     )
@@ -197,7 +142,7 @@ def test_every_stage_has_its_own_budget(run: Any, make: Any) -> None:
     limit = StageOptions(timeout=seconds(2))
     outcome = run(
         query_hydrators=[make("query_hydrator", hanging, "query", writes=[BUDGET])],
-        sources=[make("source", hanging, "slow"), make("source", rows(1, 2, after=1), "good")],
+        sources=[make("source", hanging, "slow"), make("source", later_rows(1, 2, after=1), "good")],
         hydrators=[make("hydrator", hanging, "h", writes=[PRICE]), make("hydrator", hanging, "i", writes=[LABEL])],
         scorers=[make("scorer", hanging, "score", writes=[SCORE])],
         post_selection_hydrators=[make("hydrator", hanging, "late", writes=[LABEL])],
@@ -249,7 +194,7 @@ def test_scorers_share_the_budget_of_their_stage(run: Any, make: Any) -> None:
 def test_reserve_leaves_time_to_later_stages(run: Any, make: Any) -> None:
     """What a stage must leave of the deadline is there for those that follow."""
     outcome = run(
-        sources=[make("source", hanging, "slow"), make("source", rows(1), "good")],
+        sources=[make("source", hanging, "slow"), make("source", later_rows(1), "good")],
         hydrators=[make("hydrator", prices(1.5), "h", writes=[PRICE])],
         stages={"sources": StageOptions(reserve=seconds(2))},
         deadline=seconds(5),
@@ -262,7 +207,7 @@ def test_reserve_leaves_time_to_later_stages(run: Any, make: Any) -> None:
 def test_plain_defs_run_whatever_the_time(run: Any, make: Any) -> None:
     """A plain def is never left out for lack of time: filters and selectors work after the deadline as before."""
     outcome = run(
-        sources=[make("source", hanging, "slow"), make("source", rows(1, 2), "good")],
+        sources=[make("source", hanging, "slow"), make("source", later_rows(1, 2), "good")],
         hydrators=[make("hydrator", hanging, "h", writes=[LABEL]), make("hydrator", plain_prices, "p", writes=[PRICE])],
         filters=[make("filter", lambda q, c, ctx: c[ITEM_ID] > 1, "f", safety=True)],
         deadline=seconds(1),
@@ -351,8 +296,8 @@ def test_a_timeout_may_do_other_than_an_error(run: Any, make: Any, policy: RunPo
 
     for function, wanted in ((hanging, late), (broken, wrong)):
         stages: dict[str, Any] = {
-            "sources": [make("source", rows(1), "good"), make("source", function, "main")],
-            "fallbacks": [make("source", rows(2), "a"), make("source", rows(3), "b")],
+            "sources": [make("source", later_rows(1), "good"), make("source", function, "main")],
+            "fallbacks": [make("source", later_rows(2), "a"), make("source", later_rows(3), "b")],
             "policies": {"main": attrs.evolve(policy, timeout=seconds(1))},
         }
         if wanted == "fail":
@@ -382,7 +327,7 @@ def test_a_fallback_after_an_abandoned_thread_is_cancelled_at_the_end(make: Any,
         hold(1)
         return Candidates.of(ITEM_ID([1])) if kind == "source" else patch()
 
-    stages: dict[str, Any] = {"sources": [make("source", rows(1), "good")]}
+    stages: dict[str, Any] = {"sources": [make("source", later_rows(1), "good")]}
     beside = [make(kind, stuck, "main", blocking=True), make(kind, clock, "clock")]
     stages[f"{kind}s"] = [*(stages["sources"] if kind == "source" else []), *beside]
     app = compose(

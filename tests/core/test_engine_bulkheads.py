@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import datetime as dt
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
-from structlog.testing import capture_logs
+from toys import LONG, WHO, best_first, errors, hold, rows, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -25,22 +23,11 @@ from candidate_pipeline import (
     compose,
     patch,
     query_patch,
-    rank_order,
 )
 from candidate_pipeline.engine.threads import ThreadCounts
-from candidate_pipeline.testing import VirtualTimeLoop, run_in_virtual_time
+from candidate_pipeline.testing import run_in_virtual_time
 
-#: Seconds after which a test that hangs fails.
-LONG = 20.0
-
-WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 class Stuck:
@@ -77,33 +64,6 @@ def stuck() -> Iterator[Stuck]:
     source = Stuck()
     yield source
     source.go.set()
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def rows(*ids: int) -> Any:
-    """A source function."""
-    return lambda query, ctx: Candidates.of(ITEM_ID(list(ids)))
-
-
-def hold(time: float) -> None:
-    """Let virtual time pass, which stands still while a thread works."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    loop._jumping.now += time
-
-
-def errors(outcome: Outcome) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
 
 
 def toy(make: Any, stuck: Stuck, policy: RunPolicy, **given: Any) -> App:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import GUEST, KIND, NOW, TTL, VIEWER
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -28,17 +28,12 @@ from candidate_pipeline import (
 )
 from candidate_pipeline.testing import run_in_virtual_time
 
-VIEWER = QueryFeature("toy.viewer", int)
 TASTES = QueryFeature("toy.tastes", np.ndarray)
 MOOD = QueryFeature("toy.mood", str, default="none")
 ANY = QueryFeature("toy.any", object)
-GUEST = QueryFeature("toy.guest", bool)
-KIND = Column("toy.kind", np.int64)
 NUMBER = Column("toy.number", np.float64)
 FACE = Column("toy.face", np.object_)
 TAGS = Column("toy.tags", np.object_)
-TTL = CachePolicy(ttl=dt.timedelta(seconds=10))
-NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 INPUTS: dict[str, QueryFeature[Any]] = {"viewer": VIEWER, "tastes": TASTES, "mood": MOOD, "any": ANY, "guest": GUEST}
 
 

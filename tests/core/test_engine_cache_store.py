@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from cache_toys import KEYS, NUMBER, Fetch, counting, numbers, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from candidate_pipeline.cells import FAILED, NULL, VALID, Cells
-from candidate_pipeline.engine.cache import RowAnswer, RowCache, ValueCache
+from candidate_pipeline.engine.cache import RowCache, ValueCache
 from candidate_pipeline.errors import ContractError
 from candidate_pipeline.keys import Column
-from candidate_pipeline.testing import run_in_virtual_time
 
-NUMBER = Column("toy.number", np.int64, default=-1)
 TEXT = Column("toy.text", np.object_)
 ODDS = Column("toy.odds", np.float32, labels=("a", "b", "c"))
 PLACE = Column("toy.place", np.float64, width=3)
 
 Row = tuple[str, int]
-Fetch = Callable[[NDArray[np.intp]], Awaitable[Mapping[Column[Any], Cells]]]
 STATES = {"full": (VALID, VALID, VALID), "half": (VALID, NULL, NULL), "null": (NULL,) * 3, "failed": (FAILED,) * 3}
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run in virtual time; nothing may be reported to the loop as unhandled, and no task may be left."""
-    reports: list[dict[str, Any]] = []
-
-    async def watched() -> Any:
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _loop, report: reports.append(report))
-        result = await coroutine
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-        return result
-
-    result = run_in_virtual_time(watched())
-    assert reports == []
-    return result
 
 
 def cells_of(rows: Sequence[Row], labels: tuple[str, ...] = ("a", "b")) -> dict[Column[Any], Cells]:
@@ -122,7 +104,6 @@ class NaiveRows:
             self.entries[key] = entry
 
 
-KEYS = st.lists(st.none() | st.integers(0, 7), max_size=8)
 CALLS = st.tuples(
     KEYS,
     st.integers(0, 9),
@@ -227,29 +208,6 @@ def test_values_agree_with_a_naive_cache(calls: list[Any], ttl: int, negative: i
             assert (cache.counters.evictions, cache.counters.expired) == (evictions, expired)
 
     run(body())
-
-
-def counting(delay: float = 0.0, fail: Exception | None = None) -> tuple[Fetch, list[list[int]]]:
-    """A fetch of NUMBER that takes its time and answers with row numbers, and a list of what it was asked."""
-    asked: list[list[int]] = []
-
-    async def fetch(rows: NDArray[np.intp]) -> dict[Column[Any], Cells]:
-        asked.append(rows.tolist())
-        await asyncio.sleep(delay)
-        if fail is not None:
-            raise fail
-        return {NUMBER: Cells(rows.astype(np.int64), None, 3)}
-
-    return fetch, asked
-
-
-def numbers(answer: RowAnswer) -> list[int | None]:
-    """The NUMBER of each row, `None` where it failed."""
-    cells = answer.cells[NUMBER]
-    return [
-        None if state == FAILED else value
-        for state, value in zip(cells.states().tolist(), cells.values.tolist(), strict=True)
-    ]
 
 
 def test_a_hit_equals_the_miss() -> None:

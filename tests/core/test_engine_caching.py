@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import KIND, NOW, THREE_HEADS, TTL, VIEWER, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -29,26 +30,16 @@ from candidate_pipeline import (
 from candidate_pipeline.testing import candidates as tables
 from candidate_pipeline.testing import run_in_virtual_time
 
-VIEWER = QueryFeature("toy.viewer", int)
 TASTE = QueryFeature("toy.taste", object, default=None)
 MOOD = QueryFeature("toy.mood", str)
-KIND = Column("toy.kind", np.int64)
 NUMBER = Column("toy.number", np.float64, default=-1)
 TEXT = Column("toy.text", np.object_, default="")
-HEADS = Column("toy.heads", np.float32, labels=("a", "b", "c"))
 VECTOR = Column("toy.vector", np.float32, width=3)
-START = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
-TTL = CachePolicy(ttl=dt.timedelta(seconds=10))
 
 
 def at(seconds: float) -> dt.datetime:
     """A request's clock."""
-    return START + dt.timedelta(seconds=seconds)
-
-
-def seconds(count: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=count)
+    return NOW + dt.timedelta(seconds=seconds)
 
 
 def serve(app: Any, *requests: dict[str, Any]) -> list[Any]:
@@ -59,7 +50,7 @@ def serve(app: Any, *requests: dict[str, Any]) -> list[Any]:
         async with app:
             for request in requests:
                 try:
-                    outcomes.append(await app["toy"].run(**{"now": START, **request}))
+                    outcomes.append(await app["toy"].run(**{"now": NOW, **request}))
                 except Exception as error:
                     outcomes.append(error)
         return outcomes
@@ -168,7 +159,7 @@ def test_sources_and_query_hydrators_keep_whole_answers(toy: Any, make: Any) -> 
 @given(data=st.data(), semantics=st.sampled_from(["strict", "upstream"]))
 def test_a_hit_equals_a_miss_bit_for_bit(toy: Any, make: Any, data: Any, semantics: Any) -> None:
     """Whatever a hydrator writes, the cells from its cache are those that it wrote, and those without a cache."""
-    columns = (NUMBER, TEXT, HEADS, VECTOR)
+    columns = (NUMBER, TEXT, THREE_HEADS, VECTOR)
     book = data.draw(tables(*columns, min_size=1, max_size=5))
     left_out = data.draw(st.sets(st.sampled_from(columns)))
     broken = np.array(data.draw(st.lists(st.booleans(), min_size=len(book), max_size=len(book))))
@@ -225,9 +216,9 @@ def test_entries_count_by_the_requests_clock(toy: Any, make: Any) -> None:
 
     async def main() -> int:
         async with app:
-            await app["toy"].run(now=START)
+            await app["toy"].run(now=NOW)
             await asyncio.sleep(3600)
-            return counts(await app["toy"].run(now=START), "h")[0]
+            return counts(await app["toy"].run(now=NOW), "h")[0]
 
     assert run_in_virtual_time(main()) == 3
 
@@ -264,7 +255,7 @@ def gathered(app: Any, *requests: tuple[float, dict[str, Any]], cancel: float | 
 
     async def one(delay: float, request: dict[str, Any]) -> Any:
         await asyncio.sleep(delay)
-        return await app["toy"].run(**{"now": START, **request})
+        return await app["toy"].run(**{"now": NOW, **request})
 
     async def main() -> list[Any]:
         async with app:
@@ -360,7 +351,7 @@ def test_closing_leaves_no_call(toy: Any, make: Any) -> None:
 
     async def main() -> None:
         async with app:
-            task = asyncio.create_task(app["toy"].run(now=START))
+            task = asyncio.create_task(app["toy"].run(now=NOW))
             await asyncio.sleep(1)
         assert ended == ["h"]
         assert numbers(await task) == ["failed"] * 3

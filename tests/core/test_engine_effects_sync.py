@@ -2,101 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 
 import attrs
 import pytest
-from structlog.testing import capture_logs
+from toys import Log, effect_entries, now, seconds, serve, toy
 
 from candidate_pipeline import (
-    ITEM_ID,
     App,
-    Candidates,
     MisconfigurationError,
-    Outcome,
     RequestError,
     RunPolicy,
     SpecError,
     StageOptions,
-    compose,
-    rank_order,
 )
 from candidate_pipeline.engine.background import SideEffectCounts
-from candidate_pipeline.testing import run_in_virtual_time
 
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def now() -> float:
-    """The loop's time."""
-    return asyncio.get_running_loop().time()
-
-
-def items(query: Any, ctx: Any) -> Candidates:
-    """Three items."""
-    return Candidates.of(ITEM_ID([1, 2, 3]))
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-@attrs.define(eq=False)
-class Log:
-    """A side effect's function that writes down its tries.
-
-    Args:
-        fails: What its tries raise, in order; it succeeds after that.
-        takes: Seconds that a try takes.
-    """
-
-    fails: list[BaseException] = attrs.field(factory=list)
-    takes: float = 0.0
-    tries: list[tuple[float, str]] = attrs.field(factory=list)
-    done: list[str] = attrs.field(factory=list)
-
-    def component(self, make: Any, name: str = "log", **attributes: Any) -> Any:
-        """The component."""
-
-        async def run(query: Any, outcome: Outcome, ctx: Any) -> None:
-            self.tries.append((now(), ctx.idempotency_key))
-            await asyncio.sleep(self.takes)
-            if self.fails:
-                raise self.fails.pop(0)
-            self.done.append(query.request_id)
-
-        return make("side_effect", run, name, **attributes)
-
-
-def toy(make: Any, *effects: Any, **given_: Any) -> App:
-    """An application with side effects."""
-    stages = {"sources": [make("source", items, "source")], "selector": make("selector", best_first, "top")}
-    return compose("toy", **(stages | {"side_effects": list(effects)} | given_))
-
-
-def serve(main: Any) -> None:
-    """Run a test in virtual time."""
-    run_in_virtual_time(main())
-
-
-def effect_entries(outcome: Any) -> list[tuple[str, str, str]]:
-    """The records of side effects, in an outcome or an error."""
-    entries = [entry for entry in outcome.trace if entry.stage == "side_effects"]
-    return [(entry.component, entry.status, entry.error) for entry in entries]
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 # Before the response

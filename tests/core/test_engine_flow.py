@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import HEADS, NOW, STOCK, TITLE, states
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -35,16 +36,6 @@ BROKEN = QueryFeature("toy.broken", int)
 SPARE = QueryFeature("toy.spare", int, default=7)
 FEATURES = (THERE, ABSENT, BROKEN, SPARE)
 PRICE = Column("toy.price", np.float64, default=-1)
-STOCK = Column("toy.stock", np.int64)
-TITLE = Column("toy.title", np.object_)
-HEADS = Column("toy.heads", np.float32, labels=("a", "b"))
-STATES = {0: "null", 1: "valid", 2: "failed"}
-NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
-
-
-def states(candidates: Candidates, column: Any) -> list[str]:
-    """The state of each cell, in words."""
-    return [STATES[state] for state in candidates.cells(column).states().tolist()]
 
 
 # Null, absent and failed

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
+from toys import CLOSED, FLAG, LEVEL, PLAN, PRICE, best_first, broken, entry_of, priced, rows, silent
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
     Outcome,
     QueryFeature,
     RunPolicy,
     SpecError,
     StageOptions,
     compose,
-    patch,
     query_patch,
-    rank_order,
 )
 from candidate_pipeline.engine.gates import OPERATORS
 
-PRICE = Column("toy.price", np.float64)
+pytestmark = pytest.mark.usefixtures("logs")
+
+
 BUYER = QueryFeature("toy.buyer", int, default=-1)
 COUNTRY = QueryFeature("toy.country", str)
-FLAG = QueryFeature("toy.flag", bool)
 SHARE = QueryFeature("toy.share", float)
 SEEN = QueryFeature("toy.seen", tuple)
 VECTOR = QueryFeature("toy.vector", np.ndarray)
-LEVEL = QueryFeature("toy.level", int)
-PLAN = QueryFeature("toy.plan", str, default="free")
-BLOCKED = QueryFeature("toy.blocked", tuple, default=())
 
 INPUTS = {"buyer": BUYER, "country": COUNTRY, "flag": FLAG, "share": SHARE, "seen": SEEN, "vector": VECTOR}
 REQUEST: dict[str, Any] = {
@@ -49,38 +43,6 @@ REQUEST: dict[str, Any] = {
     "seen": (1, 2, 3),
     "vector": np.zeros(2),
 }
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-def rows(*ids: int) -> Any:
-    """A source function."""
-    return lambda query, ctx: Candidates.of(ITEM_ID(list(ids)))
-
-
-def broken(*_: Any) -> Any:
-    """A component that raises."""
-    raise ValueError("no")
-
-
-def silent(query: Any, ctx: Any) -> Any:
-    """A query hydrator that finds nothing."""
-    return query_patch()
-
-
-def priced(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """A hydrator of prices."""
-    return patch(PRICE(np.ones(len(candidates))))
-
-
-def entry_of(outcome: Any, component: str) -> Any:
-    """The last record of a component."""
-    return next(entry for entry in reversed(outcome.trace) if entry.component == component)
 
 
 def when(**conditions: Any) -> RunPolicy:
@@ -253,7 +215,6 @@ def test_a_gate_that_cannot_be_tested_is_a_failure(run: Any, make: Any) -> None:
 # Kinds
 
 
-CLOSED = when(flag=False)
 WHY = "toy.flag is True, wanted is False"
 
 
@@ -398,7 +359,7 @@ def test_stage_gates(run: Any, make: Any) -> None:
 @pytest.mark.parametrize("buyer", [1, 7])
 def test_gate_of_topping_up(run: Any, make: Any, buyer: int) -> None:
     """The pipeline that fills short responses has a gate: `stages.top_up.when`."""
-    spare = compose("spare", sources=[make("source", rows(8), "s")], selector=make("selector", all_rows, "top"))
+    spare = compose("spare", sources=[make("source", rows(8), "s")], selector=make("selector", best_first, "top"))
     outcome = run(
         sources=[make("source", rows(1), "y")],
         inputs=INPUTS,
@@ -409,11 +370,6 @@ def test_gate_of_topping_up(run: Any, make: Any, buyer: int) -> None:
     )
     assert outcome.item_ids.tolist() == ([1, 8] if buyer == 7 else [1])
     assert entry_of(outcome, "spare").status == ("ok" if buyer == 7 else "closed")
-
-
-def all_rows(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
 
 
 # Order

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from toys import hanging, three_rows, toy
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -19,28 +20,10 @@ from candidate_pipeline import (
     Query,
     Registry,
     RunPolicy,
-    compose,
     load_document,
-    rank_order,
 )
 from candidate_pipeline.spec.document import Document
 from candidate_pipeline.testing import run_in_virtual_time
-
-
-def everything(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def items(query: Any, ctx: Any) -> Candidates:
-    """Three items."""
-    return Candidates.of(ITEM_ID([1, 2, 3]))
-
-
-def toy(make: Any, **stages: Any) -> Any:
-    """An application with a source and a selector, unless they are given."""
-    given = {"sources": [make("source", items, "source")], "selector": make("selector", everything, "top")}
-    return compose("toy", **(given | stages))
 
 
 @attrs.define(eq=False)
@@ -337,18 +320,13 @@ def test_unknown_pipeline_in_only_is_refused(shop: Any) -> None:
 # Cancellation and leaks
 
 
-async def forever(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
-
-
 @pytest.mark.parametrize("stage", ["query_hydrator", "source", "hydrator", "scorer"])
 @pytest.mark.parametrize("beside", [0, 2])
 def test_cancelling_a_request_leaves_no_task(make: Any, stage: str, beside: int) -> None:
     """A request cancelled while components, and a `prepare`, run leaves no task behind, whatever their policy."""
-    hanging = [make(stage, forever, f"h{at}") for at in range(1 + beside)] if stage != "scorer" else []
-    stages: dict[str, Any] = {f"{stage}s": hanging} if hanging else {}
-    stages["scorers"] = [make("scorer", forever, "model", prepare=forever)]
+    listed = [make(stage, hanging, f"h{at}") for at in range(1 + beside)] if stage != "scorer" else []
+    stages: dict[str, Any] = {f"{stage}s": listed} if listed else {}
+    stages["scorers"] = [make("scorer", hanging, "model", prepare=hanging)]
     app = toy(make, **stages)
 
     async def main() -> set[str]:
@@ -369,8 +347,8 @@ def test_failing_requests_leave_no_task(make: Any) -> None:
     """A request that fails cancels what still runs beside the component that failed it."""
     app = toy(
         make,
-        sources=[make("source", forever, "hangs"), make("source", items, "fine")],
-        hydrators=[make("hydrator", forever, "h")],
+        sources=[make("source", hanging, "hangs"), make("source", three_rows, "fine")],
+        hydrators=[make("hydrator", hanging, "h")],
         run={
             "h": RunPolicy(timeout=dt.timedelta(seconds=1), on_error="fail"),
             "hangs": RunPolicy(timeout=dt.timedelta(seconds=1)),

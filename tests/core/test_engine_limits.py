@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
+from toys import DEADLINE_TEXT, PRICE, best_first, entry_of, errors, hanging, hold, later_rows, prices, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
     NestedPipeline,
     Outcome,
     RunPolicy,
@@ -25,73 +22,10 @@ from candidate_pipeline import (
     compose,
     patch,
     query_patch,
-    rank_order,
 )
-from candidate_pipeline.testing import VirtualTimeLoop, run_in_virtual_time
+from candidate_pipeline.testing import run_in_virtual_time
 
-PRICE = Column("toy.price", np.float64)
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def rows(*ids: int, after: float = 0.0) -> Any:
-    """A source function that gives items after some seconds."""
-
-    async def fetch(query: Any, ctx: Any) -> Candidates:
-        await asyncio.sleep(after)
-        return Candidates.of(ITEM_ID(list(ids)))
-
-    return fetch
-
-
-def prices(after: float, price: float = 1.0) -> Any:
-    """A hydrator function that gives prices after some seconds."""
-
-    async def hydrate(query: Any, candidates: Candidates, ctx: Any) -> Any:
-        await asyncio.sleep(after)
-        return patch(PRICE(np.full(len(candidates), price)))
-
-    return hydrate
-
-
-async def hanging(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
-
-
-def hold(time: float) -> None:
-    """Hold the event loop for some seconds of virtual time."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    loop._jumping.now += time
-
-
-def entry_of(outcome: Any, component: str) -> Any:
-    """The last record of a component, in an outcome or in an error."""
-    return next(entry for entry in reversed(outcome.trace) if entry.component == component)
-
-
-def errors(outcome: Outcome) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
-
-
-DEADLINE_TEXT = "(the deadline of the request)"
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 # Notes and what components see
@@ -203,9 +137,9 @@ def nested(make: Any, sources: list[Any], **settings_: Any) -> Any:
 
 def test_an_inner_pipeline_keeps_what_it_had_in_time(run: Any, make: Any) -> None:
     """Inner budgets cut inside, so the outer pipeline gets the rest; the trace is kept inside the outer one's."""
-    sources = [make("source", hanging, "slow"), make("source", rows(7), "good")]
+    sources = [make("source", hanging, "slow"), make("source", later_rows(7), "good")]
     outcome = run(
-        sources=[nested(make, sources, deadline=seconds(1)), make("source", rows(1, after=2), "own")],
+        sources=[nested(make, sources, deadline=seconds(1)), make("source", later_rows(1, after=2), "own")],
         stages={"sources": StageOptions(timeout=seconds(3))},
     )
     assert outcome.item_ids.tolist() == [7, 1]
@@ -231,7 +165,7 @@ def test_outer_limits_hold_inside(run: Any, make: Any, limit: str) -> None:
         "deadline": {"deadline": seconds(2)},
     }
     source = nested(make, [make("source", look, "slow")], deadline=seconds(60))
-    outcome = run(sources=[source, make("source", rows(1), "own")], **limits[limit])
+    outcome = run(sources=[source, make("source", later_rows(1), "own")], **limits[limit])
     assert outcome.elapsed_ms == 2000
     assert outcome.item_ids.tolist() == [1]
     assert seen == [2]
@@ -244,7 +178,9 @@ def test_what_failed_inside_is_in_the_trace(run: Any, make: Any) -> None:
     async def broken(*_: Any) -> Any:
         raise ValueError("no model")
 
-    source = nested(make, [make("source", rows(1), "s")], scorers=[make("scorer", broken, "model", writes=[SCORE])])
+    source = nested(
+        make, [make("source", later_rows(1), "s")], scorers=[make("scorer", broken, "model", writes=[SCORE])]
+    )
     entry = entry_of(run(sources=[source]), "nested")
     assert entry.status == "skipped"
     assert entry.error == "pipeline 'inner': scorer model (ToyScorer) failed: ValueError: no model"

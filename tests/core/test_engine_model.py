@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import runpy
-from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from pipeline_model import KINDS, Model, expected
+from pipeline_model_answers import OpenQuestionError, Plain, plain, reads, writes
 from structlog.testing import capture_logs
 
 from candidate_pipeline.testing.scripted import run_script
 
-MODEL = runpy.run_path(str(Path(__file__).with_name("pipeline_model.py")))
-Plain = Any
 Script = dict[str, Plain]
 
 FLOATS = ("c1", "c2", "c3", "c4")
@@ -104,7 +102,7 @@ class Builder:
         if not self.strict:
             script["dependent_query_hydrators"] = self.stage("dependent_query_hydrators", "dq")
         script["sources"] = [self.source(f"src{at}") for at in range(self.pick([1, 2, 2, 3]))]
-        declared = [name for source in self.members("sources") for name in MODEL["writes"](source)]
+        declared = [name for source in self.members("sources") for name in writes(source)]
         self.columns = list(dict.fromkeys(["id", *declared]))
         script["hydrators"] = self.stage("hydrators", "hyd")
         script["filters"] = [self.filter(f"fil{at}", "filters") for at in range(self.pick([0, 1, 2]))]
@@ -120,7 +118,7 @@ class Builder:
         """A stage's components and their fallbacks."""
         listed = list(self.script[stage])
         for component in listed:
-            listed += MODEL["Model"](self.script).fallbacks_of(component)
+            listed += Model(self.script).fallbacks_of(component)
         return listed
 
     def stage_options(self, stage: str) -> None:
@@ -197,7 +195,7 @@ class Builder:
 
     def stage(self, stage: str, prefix: str) -> list[Script]:
         """Hydrators or query hydrators; a component depends on those made before it only, then all are shuffled."""
-        kind = MODEL["KINDS"][stage]
+        kind = KINDS[stage]
         query = kind == "query_hydrator"
         keys = [f"q{n}" for n in range(1, 9)] if query else [*FLOATS, *INTEGERS, "score"]
         before = list(self.features if query else self.columns)
@@ -231,7 +229,7 @@ class Builder:
             made.append(make(f"{prefix}{at}"))
             written += writes
             for component in unit:
-                read |= {*MODEL["reads"](component), *component.get("run", {}).get("when", {})}
+                read |= {*reads(component), *component.get("run", {}).get("when", {})}
         where = self.features if query else self.columns
         where += [key for key in written if key not in where]
         return list(self.draw(st.permutations(made)))
@@ -375,7 +373,7 @@ def disagreements(script: Script, found: Script, wanted: Script) -> list[str]:
         found["dropped"].sort(key=lambda row: row["id"])
         wanted["dropped"].sort(key=lambda row: row["id"])
     for name in ("selected", "unselected", "retrieved", "dropped"):
-        if not same_rows(found[name], MODEL["plain"](wanted[name])):
+        if not same_rows(found[name], plain(wanted[name])):
             lines += [f"{name} found  {found[name]}", f"{name} wanted {wanted[name]}"]
     effects = {effect["name"]: len(found["calls"][effect["name"]]) for effect in script["side_effects"]}
     found = {**found, "side_effects": effects}
@@ -396,8 +394,8 @@ def test_engine_and_model_agree(semantics: str) -> None:
     @given(script=scripts(semantics))
     def agree(script: Script) -> None:
         try:
-            wanted = MODEL["expected"](script)
-        except MODEL["OpenQuestionError"]:
+            wanted = expected(script)
+        except OpenQuestionError:
             reject()
         with capture_logs():  # failures by the thousand, told of at length
             found = run_script(script)

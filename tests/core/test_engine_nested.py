@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import BLOCKED, BUYER, NOW, PRICE, STOCK, best_by_rules, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -16,7 +16,6 @@ from candidate_pipeline import (
     BreakerPolicy,
     CachePolicy,
     Candidates,
-    Column,
     MisconfigurationError,
     NestedPipeline,
     QueryFeature,
@@ -30,22 +29,6 @@ from candidate_pipeline import (
     rank_order,
 )
 from candidate_pipeline.testing import run_in_virtual_time
-
-BUYER = QueryFeature("toy.buyer", int)
-BLOCKED = QueryFeature("toy.blocked", tuple, default=())
-PRICE = Column("toy.price", np.float64, default=-1)
-STOCK = Column("toy.stock", np.int64)
-START = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
-
-
-def seconds(count: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=count)
-
-
-def best(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """All rows, best first."""
-    return rank_order(candidates, ctx.semantics)
 
 
 def prices(*ids: int, after: float = 0) -> Any:
@@ -65,7 +48,7 @@ def nest(make: Any) -> Any:
     def plan(name: str, **stages: Any) -> Any:
         given = {
             "sources": [make("source", prices(1, 2, 3, 4), "stall", writes=[PRICE])],
-            "selector": make("selector", best, "top"),
+            "selector": make("selector", best_by_rules, "top"),
         }
         return compose(name, **(given | stages))[name].plan
 
@@ -74,13 +57,17 @@ def nest(make: Any) -> Any:
         app = compose(
             "outer",
             **(
-                {"sources": [("market", NestedPipeline(inner_plan))], "selector": make("selector", best, "top")} | outer
+                {
+                    "sources": [("market", NestedPipeline(inner_plan))],
+                    "selector": make("selector", best_by_rules, "top"),
+                }
+                | outer
             ),
         )
 
         async def main() -> Any:
             async with app:
-                outcomes = [await app["outer"].run(**{"now": START, "request_id": "r", **each}) for each in requests]
+                outcomes = [await app["outer"].run(**{"now": NOW, "request_id": "r", **each}) for each in requests]
                 return outcomes if len(outcomes) > 1 else outcomes[0]
 
         return run_in_virtual_time(main())
@@ -125,7 +112,7 @@ def test_the_inner_trace_and_outcome_are_kept(outcome: Any) -> None:
     assert [entry.component for entry in record.inner] == ["stall", "no_ones", "dear", "top_two"]
     inside = outcome.inner["market"]
     assert record.inner == inside.trace
-    assert (inside.plan.name, inside.query.request_id, inside.query.now) == ("inner", "r", START)
+    assert (inside.plan.name, inside.query.request_id, inside.query.now) == ("inner", "r", NOW)
     data = json.loads(json.dumps(outcome.to_dict()))
     assert [entry["component"] for entry in data["trace"][0]["inner"]] == ["stall", "no_ones", "dear", "top_two"]
 
@@ -450,7 +437,7 @@ def test_a_pipeline_of_the_same_spec(shop: Any, monkeypatch: pytest.MonkeyPatch)
     opened: list[str] = []
     monkeypatch.setattr(type(app.resource("store")), "open", lambda self: opened.append(str(self.path)))
     with app:
-        outcome = app["outer"].run_sync(buyer=1, now=START)
+        outcome = app["outer"].run_sync(buyer=1, now=NOW)
     assert opened == ["/base/data"]
     assert outcome.item_ids.tolist() == [1]
     assert outcome.selected.sources(0) == ("market", "market_too")

@@ -3,76 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import datetime as dt
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import BUDGET, BUYER, WHO, best_first, errors, hanging, later_rows, plain_failure, raising, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Outcome,
-    QueryFeature,
     RequestError,
     RunPolicy,
     compose,
     patch,
-    rank_order,
 )
 from candidate_pipeline.testing import run_in_virtual_time
-
-BUYER = QueryFeature("toy.buyer", int)
-BUDGET = QueryFeature("toy.budget", float)
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def rows(*ids: int, after: float = 0.0, **columns: Any) -> Any:
-    """A source function that gives items after some seconds."""
-
-    async def fetch(query: Any, ctx: Any) -> Candidates:
-        await asyncio.sleep(after)
-        return Candidates.of(ITEM_ID(list(ids)), *(columns.get("updates") or ()))
-
-    return fetch
-
-
-def raising(error: BaseException, after: float = 0.0) -> Any:
-    """A coroutine function that raises."""
-
-    async def fail(*_: Any) -> Any:
-        await asyncio.sleep(after)
-        raise error
-
-    return fail
-
-
-async def hanging(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
-
-
-def errors(outcome: Outcome) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
-
-
-def plain_failure(*_: Any) -> Any:
-    """A plain def that raises."""
-    raise ZeroDivisionError("oops")
-
 
 # prepare
 
@@ -95,7 +42,7 @@ def test_prepare_runs_beside_the_sources(run: Any, make: Any) -> None:
         return patch(SCORE(np.zeros(len(candidates))))
 
     run(
-        sources=[make("source", rows(1, after=2), "s")],
+        sources=[make("source", later_rows(1, after=2), "s")],
         hydrators=[make("hydrator", hydrate, "h")],
         scorers=[make("scorer", score, "model", reads=[BUYER], writes=[SCORE], prepare=encode)],
         inputs={"buyer": BUYER},
@@ -163,9 +110,6 @@ def test_prepare_that_nobody_waits_for_is_cancelled(run: Any, make: Any) -> None
 # Threads
 
 
-WHO: contextvars.ContextVar[str] = contextvars.ContextVar("who", default="nobody")
-
-
 def test_blocking_components_run_in_threads_with_the_requests_context(make: Any) -> None:
     """A blocking component runs beside the event loop, sees the request's context variables and cannot change them."""
     seen = []
@@ -216,7 +160,7 @@ def test_a_blocking_call_that_outlives_its_timeout_is_abandoned(make: Any) -> No
 
     app = compose(
         "toy",
-        sources=[make("source", fetch, "slow", blocking=True), make("source", rows(1), "good")],
+        sources=[make("source", fetch, "slow", blocking=True), make("source", later_rows(1), "good")],
         selector=make("selector", best_first, "t"),
         run={"slow": RunPolicy(timeout=seconds(0.02))},
     )

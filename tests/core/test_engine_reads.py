@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from structlog.testing import capture_logs
+from toys import (
+    BLOCKED,
+    INPUTS,
+    LEVEL,
+    PLAN,
+    PRICE,
+    RATED,
+    best_first,
+    broken,
+    entry_of,
+    priced,
+    rows,
+    silent,
+)
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
     MisconfigurationError,
     QueryFeature,
     RequestError,
@@ -22,57 +33,10 @@ from candidate_pipeline import (
     compose,
     patch,
     query_patch,
-    rank_order,
 )
 from candidate_pipeline.testing import run_in_virtual_time
 
-PRICE = Column("toy.price", np.float64)
-RATED = Column("toy.rated", np.float64, default=3.0)
-FLAG = QueryFeature("toy.flag", bool)
-LEVEL = QueryFeature("toy.level", int)
-PLAN = QueryFeature("toy.plan", str, default="free")
-BLOCKED = QueryFeature("toy.blocked", tuple, default=())
-
-INPUTS = {"flag": FLAG}
-REQUEST = {"flag": True}
-CLOSED = RunPolicy(when={"toy.flag": False})
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[Any]:
-    """Collect what is logged."""
-    with capture_logs() as entries:
-        yield entries
-
-
-def best_first(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def rows(*ids: int) -> Any:
-    """A source function."""
-    return lambda query, ctx: Candidates.of(ITEM_ID(list(ids)))
-
-
-def broken(*_: Any) -> Any:
-    """A component that raises."""
-    raise ValueError("no")
-
-
-def silent(query: Any, ctx: Any) -> Any:
-    """A query hydrator that finds nothing."""
-    return query_patch()
-
-
-def priced(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """A hydrator of prices."""
-    return patch(PRICE(np.ones(len(candidates))))
-
-
-def entry_of(outcome: Any, component: str) -> Any:
-    """The last record of a component, in an outcome or an error."""
-    return next(entry for entry in reversed(outcome.trace) if entry.component == component)
+pytestmark = pytest.mark.usefixtures("logs")
 
 
 # Undeclared reads

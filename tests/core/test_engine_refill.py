@@ -9,22 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import AUTHOR, HEADS, PRICE
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
     RequestError,
     RunPolicy,
     SafetyError,
     patch,
     rank_order,
 )
-
-PRICE = Column("toy.price", np.float64)
-AUTHOR = Column("toy.author", np.int64)
-HEADS = Column("toy.heads", np.float32, labels=("a", "b"))
 
 
 @pytest.fixture(scope="module")

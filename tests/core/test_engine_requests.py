@@ -10,46 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+from toys import BUYER, PRICE, hanging, toy
 
 from candidate_pipeline import (
     ITEM_ID,
     SCORE,
     Candidates,
-    Column,
     QueryFeature,
     RunPolicy,
-    compose,
     patch,
     query_patch,
-    rank_order,
 )
 from candidate_pipeline.cli.setup import quiet_logs
 from candidate_pipeline.testing import run_in_virtual_time
 
-BUYER = QueryFeature("toy.buyer", int)
 SECRET = QueryFeature("toy.secret", int)
-PRICE = Column("toy.price", np.float64)
-
-
-def everything(query: Any, candidates: Candidates, ctx: Any) -> Any:
-    """Select all rows, best first."""
-    return rank_order(candidates)
-
-
-def items(query: Any, ctx: Any) -> Candidates:
-    """Three items."""
-    return Candidates.of(ITEM_ID([1, 2, 3]))
-
-
-def toy(make: Any, **stages: Any) -> Any:
-    """An application with a source and a selector, unless they are given."""
-    given = {"sources": [make("source", items, "source")], "selector": make("selector", everything, "top")}
-    return compose("toy", **(given | stages))
-
-
-async def forever(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
 
 
 # Side effects
@@ -102,7 +77,7 @@ def test_side_effects_that_fail_or_hang_hurt_nobody(make: Any) -> None:
         make,
         side_effects=[
             make("side_effect", raises, "raises"),
-            make("side_effect", forever, "hangs"),
+            make("side_effect", hanging, "hangs"),
             make("side_effect", lambda query, outcome, ctx: happened.append(1), "fine"),
         ],
         run={"hangs": RunPolicy(timeout=dt.timedelta(seconds=5), retries=0)},

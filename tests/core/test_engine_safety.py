@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toys import AUTHOR, errors
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -21,7 +22,6 @@ from candidate_pipeline import (
     rank_order,
 )
 
-AUTHOR = Column("toy.author", np.int64)
 PRICE = Column("toy.price", np.float32)
 ODDS = Column("toy.odds", np.float32, labels=("buy", "look"))
 VECTOR = Column("toy.vector", np.float32, width=2)
@@ -53,11 +53,6 @@ def not_muted(query: Any, candidates: Candidates, ctx: Any) -> Any:
 def blocks(*ids: int) -> Any:
     """A query hydrator function that gives blocked authors."""
     return lambda query, ctx: query_patch(BLOCKED(ids))
-
-
-def errors(outcome: Any) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
 
 
 def stages(make: Any, **changed: Any) -> dict[str, Any]:

@@ -8,24 +8,21 @@ import functools
 import gc
 import random
 import resource
-import runpy
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import attrs
 import pytest
 import structlog
+from chaos import SLOW, Chaos, Shelf, pipeline
+from toys import until
 
 from candidate_pipeline import TOPPED_UP, Candidates, Outcome, Query, RequestError
 from candidate_pipeline.engine.calls import Calls
 from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.testing import VirtualTimeLoop
-
-CHAOS: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("chaos.py"))))
 
 REQUESTS = 10_000
 #: Requests between two looks at what is left.
@@ -81,13 +78,6 @@ class Soak:
         self.seen["topped up"] += TOPPED_UP in outcome.selected and bool(outcome.selected[TOPPED_UP].any())
         ids = outcome.item_ids.tolist()
         assert len(ids) == len(set(ids)) <= 6
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 async def ask(app: Any, number: int, soak: Soak) -> None:
@@ -170,10 +160,10 @@ def count_tasks(soak: Soak) -> None:
     soak.tasks.append([task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()])
 
 
-async def serve(chaos: Any, shelves: list[Any], soak: Soak) -> None:
+async def serve(chaos: Chaos, shelves: list[Shelf], soak: Soak) -> None:
     """All requests, through one application."""
     asyncio.get_running_loop().set_exception_handler(lambda _, context: soak.complaints.append(context))
-    app = CHAOS.pipeline(chaos, shelves)
+    app = pipeline(chaos, shelves)
     async with app:
         for first in range(0, REQUESTS, LOT):
             await lot(app, range(first, first + LOT), soak)
@@ -210,10 +200,10 @@ def silence() -> Iterator[Counter[str]]:
 
 
 @pytest.fixture
-def soaked(silence: Counter[str]) -> tuple[Any, Soak]:
+def soaked(silence: Counter[str]) -> tuple[Chaos, Soak]:
     """The components and what came of all requests."""
-    chaos, soak = CHAOS.Chaos(SEED), Soak()
-    shelves = [CHAOS.Shelf(), CHAOS.Shelf()]
+    chaos, soak = Chaos(SEED), Soak()
+    shelves = [Shelf(), Shelf()]
     gc.collect()
     gc.freeze()  # what other tests left is not counted
     try:
@@ -226,7 +216,7 @@ def soaked(silence: Counter[str]) -> tuple[Any, Soak]:
     return chaos, soak
 
 
-def test_soak(soaked: tuple[Any, Soak], silence: Counter[str]) -> None:
+def test_soak(soaked: tuple[Chaos, Soak], silence: Counter[str]) -> None:
     """Every request ends in one way, and of all of them no task, thread, resource or object is left."""
     chaos, soak = soaked
     check_variety(chaos, soak)
@@ -246,16 +236,16 @@ def test_soak(soaked: tuple[Any, Soak], silence: Counter[str]) -> None:
     check_effects(chaos, soak, silence)
 
 
-def check_variety(chaos: Any, soak: Soak) -> None:
+def check_variety(chaos: Chaos, soak: Soak) -> None:
     """Enough of everything happened for the rest to mean something."""
-    assert min(chaos.faults[fault] for fault in CHAOS.SLOW) >= 100
+    assert min(chaos.faults[fault] for fault in SLOW) >= 100
     assert min(soak.ends[end] for end in ("answered", "failed", "cancelled")) >= 200
     assert min(soak.statuses[status] for status in ("ok", "skipped", "fallback", "closed")) >= 100
     for what in ("refill", "cache hit", "circuit open", "inner trace", "timeout", "topped up"):
         assert soak.seen[what] >= 50, what
 
 
-def check_effects(chaos: Any, soak: Soak, silence: Counter[str]) -> None:
+def check_effects(chaos: Chaos, soak: Soak, silence: Counter[str]) -> None:
     """The counters of side effects add up, among one another, with the calls that were made, and with the log."""
     started = set()
     for name, counts in soak.effects.items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from typing import Any
 
 import numpy as np
 import pytest
+from toys import BUDGET, BUYER, LABEL, PRICE, errors, hanging, later_rows, plain_failure, raising, seconds
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -23,41 +23,7 @@ from candidate_pipeline import (
 )
 from candidate_pipeline.errors import MisconfigurationError
 
-PRICE = Column("toy.price", np.float32)
-LABEL = Column("toy.label", np.object_)
-BUYER = QueryFeature("toy.buyer", int)
-BUDGET = QueryFeature("toy.budget", float)
 HINT = QueryFeature("toy.hint", str, default="none")
-
-
-def seconds(number: float) -> dt.timedelta:
-    """A duration."""
-    return dt.timedelta(seconds=number)
-
-
-def rows(*ids: int, after: float = 0.0, **columns: Any) -> Any:
-    """A source function that gives items after some seconds."""
-
-    async def fetch(query: Any, ctx: Any) -> Candidates:
-        await asyncio.sleep(after)
-        return Candidates.of(ITEM_ID(list(ids)), *(columns.get("updates") or ()))
-
-    return fetch
-
-
-def raising(error: BaseException, after: float = 0.0) -> Any:
-    """A coroutine function that raises."""
-
-    async def fail(*_: Any) -> Any:
-        await asyncio.sleep(after)
-        raise error
-
-    return fail
-
-
-async def hanging(*_: Any) -> Any:
-    """Never returns."""
-    await asyncio.Event().wait()
 
 
 def status(outcome: Outcome) -> dict[str, str]:
@@ -65,17 +31,12 @@ def status(outcome: Outcome) -> dict[str, str]:
     return {entry.component: entry.status for entry in outcome.trace}
 
 
-def errors(outcome: Outcome) -> dict[str, str]:
-    """Why components failed."""
-    return {entry.component: entry.error for entry in outcome.trace if entry.error}
-
-
 # Concurrency and time
 
 
 def test_sources_run_together(run: Any, make: Any) -> None:
     """Three sources of 2, 3 and 5 seconds take 5, and rows stand in the order the sources are listed in."""
-    sources = [make("source", rows(at, after=after), f"s{at}") for at, after in enumerate((3.0, 5.0, 2.0))]
+    sources = [make("source", later_rows(at, after=after), f"s{at}") for at, after in enumerate((3.0, 5.0, 2.0))]
     outcome = run(sources=sources)
     assert outcome.elapsed_ms == 5000
     assert outcome.item_ids.tolist() == [0, 1, 2]
@@ -99,7 +60,7 @@ def test_straggler_is_cut_at_its_timeout_and_the_others_kept(run: Any, make: Any
         return Candidates.empty()
 
     outcome = run(
-        sources=[make("source", rows(1, 2, after=0.5), "good"), make("source", straggler, "slow")],
+        sources=[make("source", later_rows(1, 2, after=0.5), "good"), make("source", straggler, "slow")],
         policies={"slow": RunPolicy(timeout=seconds(2))},
     )
     assert outcome.item_ids.tolist() == [1, 2]
@@ -112,7 +73,7 @@ def test_straggler_is_cut_at_its_timeout_and_the_others_kept(run: Any, make: Any
 def test_deadline_cuts_whatever_runs_then(run: Any, make: Any) -> None:
     """At the deadline a component without a timeout is cut as well, and the trace says why."""
     outcome = run(
-        sources=[make("source", rows(1, after=1), "good"), make("source", hanging, "slow")], deadline=seconds(3)
+        sources=[make("source", later_rows(1, after=1), "good"), make("source", hanging, "slow")], deadline=seconds(3)
     )
     assert outcome.elapsed_ms == 3000
     assert errors(outcome) == {"slow": "timed out after 3000 ms (the deadline of the request)"}
@@ -124,7 +85,7 @@ def test_deadline_fails_a_request_that_cannot_do_without(run: Any, make: Any) ->
         RequestError, match=r"pipeline 'toy': scorer model \(ToyScorer\) failed: timed out after 2000 ms"
     ):
         run(
-            sources=[make("source", rows(1, after=1), "source")],
+            sources=[make("source", later_rows(1, after=1), "source")],
             scorers=[make("scorer", hanging, "model", writes=[SCORE])],
             deadline=seconds(3),
         )
@@ -202,8 +163,8 @@ def test_query_hydrators_feed_one_another(run: Any, make: Any) -> None:
 def test_skipped_query_hydrator_fails_its_features(run: Any, make: Any) -> None:
     """A feature whose hydrator failed is failed, with the reason; what reads it fails in turn, the rest runs."""
     wallet = make("query_hydrator", raising(ValueError("no bank")), "wallet", writes=[BUDGET])
-    picky = make("source", rows(9), "picky", reads=[BUDGET])
-    outcome = run(query_hydrators=[wallet], sources=[picky, make("source", rows(1), "plain")])
+    picky = make("source", later_rows(9), "picky", reads=[BUDGET])
+    outcome = run(query_hydrators=[wallet], sources=[picky, make("source", later_rows(1), "plain")])
     assert outcome.item_ids.tolist() == [1]
     assert errors(outcome) == {
         "wallet": "ValueError: no bank",
@@ -246,16 +207,11 @@ def test_skip_leaves_a_component_out(run: Any, make: Any, kind: str) -> None:
     broken = make(kind, plain_failure, "broken")
     stages: dict[str, Any] = {f"{kind}s": [broken]}
     if kind == "source":
-        stages["sources"] = [broken, make("source", rows(1, 2, 3), "good")]
+        stages["sources"] = [broken, make("source", later_rows(1, 2, 3), "good")]
     outcome = run(**stages, policies={"broken": RunPolicy(on_error="skip")})
     assert outcome.item_ids.tolist() == [1, 2, 3]
     assert status(outcome)["broken"] == "skipped"
     assert errors(outcome) == {"broken": "ZeroDivisionError: oops"}
-
-
-def plain_failure(*_: Any) -> Any:
-    """A plain def that raises."""
-    raise ZeroDivisionError("oops")
 
 
 @pytest.mark.parametrize("kind", ["query_hydrator", "source", "hydrator", "filter", "scorer", "selector"])
@@ -349,7 +305,7 @@ def test_fallback_of_a_source_and_of_a_selector(run: Any, make: Any) -> None:
         sources=[make("source", raising(OSError("down")), "main", writes=[PRICE, LABEL])],
         selector=make("selector", plain_failure, "choose"),
         fallbacks=[
-            make("source", rows(5, 6, updates=[PRICE([1.0, 2.0])]), "spare", writes=[PRICE]),
+            make("source", later_rows(5, 6, updates=[PRICE([1.0, 2.0])]), "spare", writes=[PRICE]),
             make("selector", lambda q, c, ctx: np.array([1]), "last"),
         ],
         policies={"main": RunPolicy(on_error="fallback:spare"), "choose": RunPolicy(on_error="fallback:last")},
@@ -379,7 +335,9 @@ def test_fallback_prepares_itself(run: Any, make: Any) -> None:
 
 def test_skipped_hydrator_marks_its_cells_failed(run: Any, make: Any) -> None:
     """Cells whose hydrator was skipped are failed, not null; those a source gave stay."""
-    source = make("source", rows(1, 2, updates=[PRICE([5.0, 0.0], valid=[True, False])]), "source", writes=[PRICE])
+    source = make(
+        "source", later_rows(1, 2, updates=[PRICE([5.0, 0.0], valid=[True, False])]), "source", writes=[PRICE]
+    )
     outcome = run(sources=[source], hydrators=[make("hydrator", plain_failure, "h", writes=[PRICE, LABEL])])
     assert outcome.selected[PRICE].tolist() == [5.0, 0.0]
     assert outcome.selected.failed(PRICE).tolist() == [False, True]
@@ -391,7 +349,7 @@ def test_columns_of_failed_sources_are_failed_where_nobody_else_gives_them(run: 
     outcome = run(
         sources=[
             make("source", plain_failure, "down", writes=[PRICE, LABEL]),
-            make("source", rows(1), "up", writes=[LABEL]),
+            make("source", later_rows(1), "up", writes=[LABEL]),
         ]
     )
     assert outcome.selected.failed(PRICE).all()
@@ -403,7 +361,7 @@ def test_columns_of_failed_sources_are_failed_where_nobody_else_gives_them(run: 
 @pytest.mark.parametrize("error", [RequestError("unknown viewer"), MisconfigurationError("no such table")])
 def test_wrong_requests_and_misconfiguration_are_never_degraded(run: Any, make: Any, policy: str, error: Any) -> None:
     """Such errors end the request as they are under every policy, with a note of who raised them."""
-    spare = make("source", rows(1), "spare")
+    spare = make("source", later_rows(1), "spare")
     with pytest.raises(type(error), match=str(error)) as caught:
         run(
             sources=[make("source", raising(error), "strict"), make("source", hanging, "other")],
@@ -420,7 +378,7 @@ def test_sources_that_do_not_merge_fail_the_request(run: Any, make: Any) -> None
     with pytest.raises(RequestError, match=r"pipeline 'toy': the sources' rows do not merge: toy\.odds"):
         run(
             sources=[
-                make("source", rows(at, updates=[odds([[0.5]], labels=[label])]), label, writes=[odds])
+                make("source", later_rows(at, updates=[odds([[0.5]], labels=[label])]), label, writes=[odds])
                 for at, label in enumerate("ab")
             ]
         )
@@ -429,7 +387,7 @@ def test_sources_that_do_not_merge_fail_the_request(run: Any, make: Any) -> None
 def test_a_component_that_cancels_itself_has_failed(run: Any, make: Any) -> None:
     """A `CancelledError` from inside a component is its failure, alone in its phase or not, not the request's."""
     broken = make("source", raising(asyncio.CancelledError()), "broken")
-    outcome = run(sources=[broken, make("source", rows(1), "good")])
+    outcome = run(sources=[broken, make("source", later_rows(1), "good")])
     assert errors(outcome) == {"broken": "CancelledError"}
     assert outcome.item_ids.tolist() == [1]
     assert errors(run(sources=[broken])) == {"broken": "CancelledError"}

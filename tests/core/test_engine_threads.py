@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from toys import LONG
 
 from candidate_pipeline.engine.threads import Bulkhead, FullError, Job, ThreadCounts
 from candidate_pipeline.testing import VirtualTimeLoop, run_in_virtual_time
-
-#: Seconds after which a test that hangs fails.
-LONG = 20.0
 
 COLOUR = contextvars.ContextVar("COLOUR", default="grey")
 

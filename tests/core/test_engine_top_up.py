@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toys import BLOCKED, BUYER, NOW, PRICE, THREE_HEADS, best_by_rules
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -20,7 +21,6 @@ from candidate_pipeline import (
     Column,
     MisconfigurationError,
     NestedPipeline,
-    QueryFeature,
     SpecError,
     StageOptions,
     compose,
@@ -30,12 +30,7 @@ from candidate_pipeline import (
 )
 from candidate_pipeline.testing import run_in_virtual_time
 
-BUYER = QueryFeature("toy.buyer", int)
-BLOCKED = QueryFeature("toy.blocked", tuple, default=())
-PRICE = Column("toy.price", np.float64)
 SALES = Column("toy.sales", np.int64)
-HEADS = Column("toy.heads", np.float32, labels=("a", "b", "c"))
-NOW = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
 
 
 def source(make: Any, name: str, ids: Any, column: Any = PRICE) -> Any:
@@ -48,11 +43,8 @@ def source(make: Any, name: str, ids: Any, column: Any = PRICE) -> Any:
 def short(make: Any) -> Any:
     """Runs a pipeline `main` that is topped up by one called `popular`."""
 
-    def everything(query: Any, candidates: Candidates, ctx: Any) -> Any:
-        return rank_order(candidates, ctx.semantics)
-
     def short(popular: Any, main: Any, requests: Any = ({},)) -> Any:
-        top = make("selector", everything, "top")
+        top = make("selector", best_by_rules, "top")
         spare = compose("popular", **({"selector": top} | popular))
         app = compose("main", **({"selector": top, "min_results": 4} | main), top_up=spare["popular"])
 
@@ -273,18 +265,18 @@ def test_other_labels_are_left_out(short: Any, make: Any) -> None:
     def heads(*labels: str) -> Any:
         def score(query: Any, candidates: Candidates, ctx: Any) -> Any:
             return patch(
-                HEADS(np.ones((len(candidates), len(labels))), labels=labels), SCORE(candidates[ITEM_ID] * 1.0)
+                THREE_HEADS(np.ones((len(candidates), len(labels))), labels=labels), SCORE(candidates[ITEM_ID] * 1.0)
             )
 
-        return [make("scorer", score, "ranker", writes=[HEADS, SCORE])]
+        return [make("scorer", score, "ranker", writes=[THREE_HEADS, SCORE])]
 
     outcome = short(
         {"sources": [source(make, "sold", (8, 9))], "scorers": heads("b", "c")},
         {"sources": [source(make, "own", (1,))], "scorers": heads("a")},
     )
     assert outcome.item_ids.tolist() == [1, 9, 8]
-    assert outcome.selected.labels(HEADS) == ("a",)
-    assert outcome.selected.valid(HEADS).tolist() == [True, False, False]
+    assert outcome.selected.labels(THREE_HEADS) == ("a",)
+    assert outcome.selected.valid(THREE_HEADS).tolist() == [True, False, False]
     assert outcome.selected[SCORE].tolist() == [1, 9, 8]
     assert outcome.trace[-1].note == "2 rows of 2 fill the response, without toy.heads, whose labels differ"
 

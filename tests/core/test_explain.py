@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toys import STOCK, TITLE
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -26,8 +27,6 @@ from candidate_pipeline.explain import ScoreChange, Terms
 from candidate_pipeline.testing import run_in_virtual_time
 
 PRICE = Column("toy.price", np.float32, default=-1)
-TITLE = Column("toy.title", np.object_)
-STOCK = Column("toy.stock", np.int64)
 PARTS = Column("toy.parts", np.float32, labels=("price", "age", "luck"), terms_of=SCORE)
 BOOST = Column("toy.boost", np.float32, terms_of=SCORE, factor=True)
 WAYS = Column("toy.ways", np.float32, width=2, terms_of=SCORE)

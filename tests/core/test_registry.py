@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from toys import PRICE
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -30,8 +31,6 @@ from candidate_pipeline.cli import BUILTIN
 from candidate_pipeline.plugin import BUILTIN_COMMANDS
 from candidate_pipeline.registry import BrokenPlugin, ComponentRef, _load_installed
 from candidate_pipeline.spec.document import Document
-
-PRICE = Column("toy.price", np.float32)
 
 
 class FakeDistribution:

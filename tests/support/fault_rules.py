@@ -7,20 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import runpy
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import attrs
 import numpy as np
 import pytest
+from faults import (
+    AWAITED,
+    FAR,
+    FAULTS,
+    FRIENDS,
+    LIMIT_MS,
+    MADE,
+    NEAR,
+    TIMES,
+    Call,
+    Fault,
+    Mode,
+    Place,
+    Probe,
+    Semantics,
+    X,
+    answer,
+    pipeline,
+)
 from structlog.testing import capture_logs
 
 from candidate_pipeline import (
     ITEM_ID,
+    SCORE,
     App,
     BreakerPolicy,
     CachePolicy,
@@ -32,7 +49,6 @@ from candidate_pipeline import (
 )
 from candidate_pipeline.components import METHODS
 
-KIT: Any = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("faults.py"))))
 THREADS = "candidate-pipeline "
 #: Seconds that no request takes.
 HOUR = 3600
@@ -46,25 +62,25 @@ class Policy:
         name: What it is called here.
         on_error: As in the spec.
         on_timeout: As in the spec.
-        spare: The fallback's mode.
+        spare: The fallback's mode, if it has one.
         broken: Whether the fallback fails as well.
     """
 
     name: str
     on_error: str | None = None
     on_timeout: str | None = None
-    spare: str = ""
+    spare: Mode | None = None
     broken: bool = False
 
 
 SPARE = "fallback:spare"
-PLAIN_POLICIES = (
+PLAIN_POLICIES: tuple[Policy, ...] = (
     Policy("default"),
     Policy("fallback", SPARE, spare="plain"),
     Policy("skip", "skip"),
     Policy("fail", "fail"),
 )
-LATE_POLICIES = (
+LATE_POLICIES: tuple[Policy, ...] = (
     Policy("broken fallback", SPARE, spare="plain", broken=True),
     Policy("skipped when late", "fail", "skip"),
     Policy("failing when late", "skip", "fail"),
@@ -97,11 +113,11 @@ class Case:
         limit: Whose limit ends what hangs: the component's own, the stage's or the request's.
     """
 
-    place: Any
-    mode: str
-    fault: Any
+    place: Place
+    mode: Mode
+    fault: Fault
     policy: Policy = PLAIN_POLICIES[0]
-    semantics: str = "strict"
+    semantics: Semantics = "strict"
     limit: str = ""
 
     def __str__(self) -> str:
@@ -149,7 +165,7 @@ class Case:
         return SafetyError if self.place.safety else RequestError
 
 
-def allowed(place: Any, mode: str, policy: Policy) -> bool:
+def allowed(place: Place, mode: Mode, policy: Policy) -> bool:
     """Whether a spec may declare the policy for the component; the compiler refuses the others."""
     said = {policy.on_error, policy.on_timeout}
     if place.kind == "side_effect" and (SPARE in said or ("fail" in said and not place.sync)):
@@ -215,7 +231,7 @@ async def ask(app: App) -> Outcome:
     return await app["faults"].run(friends=np.array([1, 2, 3]), request_id="r")
 
 
-async def request(app: App, probe: Any) -> Result:
+async def request(app: App, probe: Probe) -> Result:
     """One request, from opening the application to closing it."""
     result = Result()
     loop = asyncio.get_running_loop()
@@ -237,44 +253,44 @@ async def request(app: App, probe: Any) -> Result:
     return result
 
 
-def component(place: Any, mode: str, probe: Any, act: Callable[[Any], Any], *, prepare: bool = False) -> Any:
+def component(place: Place, mode: Mode, probe: Probe, act: Callable[[Any], Any], *, prepare: bool = False) -> Any:
     """A component of a place's kind that does what `act` does, in its method or in its `prepare`."""
-    work: Callable[[Any], Any] = (lambda call: KIT.answer(call, 1)) if prepare else act
+    work: Callable[[Any], Any] = (lambda call: answer(call, 1)) if prepare else act
 
     def call_of(args: tuple[Any, ...]) -> Any:
         query, *rows, ctx = args
-        return KIT.Call(place, probe, query, rows[0] if rows else None, ctx)
+        return Call(place, probe, query, rows[0] if rows else None, ctx)
 
     def plain(_self: object, *args: Any) -> Any:
         probe.calls += 1
-        return KIT.answer(call_of(args), 1) if probe.calm else work(call_of(args))
+        return answer(call_of(args), 1) if probe.calm else work(call_of(args))
 
     async def awaited(_self: object, *args: Any) -> Any:
         probe.calls += 1
         probe.entered.set()
         await asyncio.sleep(0)
-        result = KIT.answer(call_of(args), 1) if probe.calm else work(call_of(args))
+        result = answer(call_of(args), 1) if probe.calm else work(call_of(args))
         return await result if asyncio.iscoroutine(result) else result
 
     async def prepared(_self: object, query: Any, ctx: Any) -> Any:
         probe.entered.set()
         await asyncio.sleep(0)
-        result = None if probe.calm else act(KIT.Call(place, probe, query, None, ctx))
+        result = None if probe.calm else act(Call(place, probe, query, None, ctx))
         return await result if asyncio.iscoroutine(result) else result
 
-    waits = mode in KIT.AWAITED
-    members: dict[str, Any] = {METHODS[place.kind]: awaited if waits else plain, "reads": (KIT.FRIENDS,)}
+    waits = mode in AWAITED
+    members: dict[str, Any] = {METHODS[place.kind]: awaited if waits else plain, "reads": (FRIENDS,)}
     members |= {"blocking": mode == "thread"} | ({"safety": True} if place.safety else {})
     members |= {"writes": place.writes} if place.writes else {}
     members |= {"prepare": prepared} if prepare else {}
     return type("Faulty", (), members)()
 
 
-def policy_of(place: Any, mode: str, on_error: str | None, on_timeout: str | None, *, limited: bool) -> RunPolicy:
+def policy_of(place: Place, mode: Mode, on_error: str | None, on_timeout: str | None, *, limited: bool) -> RunPolicy:
     """The engine's settings of `x`."""
     effect = place.kind == "side_effect"
     return RunPolicy(
-        timeout=dt.timedelta(milliseconds=KIT.LIMIT_MS) if limited else None,
+        timeout=dt.timedelta(milliseconds=LIMIT_MS) if limited else None,
         on_error=on_error,
         on_timeout=on_timeout,
         cache=CachePolicy(dt.timedelta(hours=1)) if mode == "cached" else None,
@@ -285,18 +301,16 @@ def policy_of(place: Any, mode: str, on_error: str | None, on_timeout: str | Non
     )
 
 
-def build(case: Case, probe: Any, *, later: bool = True) -> App:
+def build(case: Case, probe: Probe, *, later: bool = True) -> App:
     """The application of a case; `later`: bystanders may take a moment."""
     fault, policy = case.fault, case.policy
     x = component(case.place, case.mode, probe, fault.act, prepare=fault.prepare)
     spare = None
     if policy.spare:
-        broken = KIT.FAULTS[0].act
-        spare = component(
-            case.place, policy.spare, KIT.Probe(), broken if policy.broken else lambda call: KIT.answer(call, 2)
-        )
+        broken = FAULTS[0].act
+        spare = component(case.place, policy.spare, Probe(), broken if policy.broken else lambda call: answer(call, 2))
     run = policy_of(case.place, case.mode, policy.on_error, policy.on_timeout, limited=case.limit == "own")
-    app: App = KIT.pipeline(
+    app: App = pipeline(
         case.place,
         x,
         run,
@@ -305,13 +319,13 @@ def build(case: Case, probe: Any, *, later: bool = True) -> App:
         semantics=case.semantics,
         # When the deadline is over nobody may take a moment, nor the next scorer when the scorers' time is.
         later=later and case.limit != "deadline" and (case.limit, case.place.kind) != ("stage", "scorer"),
-        stage_ms=KIT.LIMIT_MS if case.limit == "stage" else None,
-        deadline_ms=KIT.LIMIT_MS if case.limit == "deadline" else None,
+        stage_ms=LIMIT_MS if case.limit == "stage" else None,
+        deadline_ms=LIMIT_MS if case.limit == "deadline" else None,
     )
     return app
 
 
-def check(case: Case, result: Result, probe: Any) -> None:
+def check(case: Case, result: Result, probe: Probe) -> None:
     """Expect of a result what the case declares."""
     assert result.left == []
     if case.answers == "fails":
@@ -400,20 +414,20 @@ def check_logs(case: Case, result: Result) -> None:
     assert failed == ([] if silent else ["x", "spare"] if spare else ["x"])
 
 
-def check_answer(case: Case, outcome: Outcome, probe: Any) -> None:
+def check_answer(case: Case, outcome: Outcome, probe: Probe) -> None:
     """The answer holds what everybody gave who did their work, and nothing else."""
     ids = outcome.item_ids.tolist()
     expected = expected_ids(case)
     nan = case.fault.name == "NaN allowed"
     assert sorted(ids) == sorted(expected) if nan and case.place.kind == "scorer" else ids == expected
-    for column, times in KIT.TIMES.items():
+    for column, times in TIMES.items():
         cells = outcome.selected
-        if nan and case.place.kind == "scorer" and column is KIT.SCORE:
+        if nan and case.place.kind == "scorer" and column is SCORE:
             continue
         assert cells[column].tolist() == [times * item for item in ids]
         assert cells.valid(column).all()
     query = outcome.query
-    assert (query[KIT.NEAR], query[KIT.FAR], query[KIT.FRIENDS].tolist()) == (1, 2, [1, 2, 3])
+    assert (query[NEAR], query[FAR], query[FRIENDS].tolist()) == (1, 2, [1, 2, 3])
     assert {outcome.selected.sources(row)[0] for row, item in enumerate(ids) if item <= 4} <= {"low"}
     assert {outcome.selected.sources(row)[0] for row, item in enumerate(ids) if 4 < item <= 8} <= {"high"}
     assert sorted(set(probe.effects) - {"x"}) == ["tell", "wait"]
@@ -440,14 +454,14 @@ def check_feature(case: Case, outcome: Outcome) -> None:
     """The query feature of `x` is there, or failed (as published: absent)."""
     query = outcome.query
     if case.answers == "nobody":
-        assert KIT.MADE not in query
-        assert (KIT.MADE in query.failed) is (case.semantics == "strict")
+        assert MADE not in query
+        assert (MADE in query.failed) is (case.semantics == "strict")
         if case.semantics == "strict":
             last = [entry for entry in outcome.trace if entry.component in {"x", "spare"}][-1]
-            assert query.failed[KIT.MADE] == f"{last.component}: {last.error}"
+            assert query.failed[MADE] == f"{last.component}: {last.error}"
     else:
         value = float("nan") if case.fault.name == "NaN allowed" else {"x": 1.0, "spare": 2.0}[case.answers]
-        assert query[KIT.MADE] == pytest.approx(value, nan_ok=True)
+        assert query[MADE] == pytest.approx(value, nan_ok=True)
 
 
 def check_column(case: Case, outcome: Outcome) -> None:
@@ -455,10 +469,10 @@ def check_column(case: Case, outcome: Outcome) -> None:
     table = outcome.selected
     own = table[ITEM_ID] > 100 if case.place.kind == "source" else np.ones(len(table), np.bool_)
     if case.answers == "nobody":
-        assert not table.valid(KIT.X).any()
-        assert table.failed(KIT.X).tolist() == [case.semantics == "strict"] * len(table)
+        assert not table.valid(X).any()
+        assert table.failed(X).tolist() == [case.semantics == "strict"] * len(table)
         return
     value = float("nan") if case.fault.name == "NaN allowed" else {"x": 1.0, "spare": 2.0}[case.answers]
-    assert table.valid(KIT.X).tolist() == own.tolist()
-    assert not table.failed(KIT.X).any()
-    assert table[KIT.X][own].tolist() == pytest.approx([value] * int(own.sum()), nan_ok=True)
+    assert table.valid(X).tolist() == own.tolist()
+    assert not table.failed(X).any()
+    assert table[X][own].tolist() == pytest.approx([value] * int(own.sum()), nan_ok=True)

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 import attrs
 import numpy as np
+from toys import best_by_rules
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -35,6 +36,7 @@ from candidate_pipeline import (
 from candidate_pipeline.components import METHODS
 
 Mode = Literal["plain", "async", "thread", "cached", "breaker"]
+Semantics = Literal["strict", "upstream"]
 
 FRIENDS = QueryFeature("fault.friends", np.ndarray)
 NEAR = QueryFeature("fault.near", int)
@@ -418,7 +420,7 @@ def pipeline(
     probe: Probe,
     *,
     spare: Any = None,
-    semantics: Literal["strict", "upstream"] = "strict",
+    semantics: Semantics = "strict",
     later: bool = True,
     stage_ms: int | None = None,
     deadline_ms: int | None = None,
@@ -446,9 +448,6 @@ def pipeline(
     def one(kind: str, name: str, function: Callable[..., Any], *writes: Any, later: bool = False) -> Any:
         return _bystander(kind, name, function, writes, later=later)
 
-    def best(query: Any, rows: Candidates, ctx: Any) -> Any:
-        return rank_order(rows, ctx.semantics)
-
     stages: dict[str, list[Any]] = {
         "query_hydrators": [
             one("query_hydrator", "near", lambda query, ctx: query_patch(NEAR(1)), NEAR),
@@ -464,7 +463,7 @@ def pipeline(
             one("scorer", "score", _times(SCORE), SCORE),
             one("scorer", "after", _times(AFTER), AFTER, later=later),
         ],
-        "selector": [one("selector", "top", best)],
+        "selector": [one("selector", "top", best_by_rules)],
         "post_selection_hydrators": [
             one("hydrator", "shown", _times(SHOWN), SHOWN),
             one("hydrator", "shade", _times(SHADE), SHADE, later=later),

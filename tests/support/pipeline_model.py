@@ -7,31 +7,26 @@ something open, such as two things due at the same instant, it raises `OpenQuest
 from __future__ import annotations
 
 import math
-import runpy
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import attrs
+from pipeline_model_answers import (
+    ANSWERS,
+    FAILED,
+    OpenQuestionError,
+    Plain,
+    Row,
+    Settings,
+    default_of,
+    fault_shows,
+    holds,
+    lay,
+    places_of,
+    reads,
+    run_of,
+    writes,
+)
 
-Plain = Any
-Row = dict[str, Plain]
-Settings = Mapping[str, Plain]
-
-#: The other half of the model stands beside this file.
-_ANSWERS = runpy.run_path(str(Path(__file__).with_name("pipeline_model_answers.py")))
-FAILED: str = _ANSWERS["FAILED"]
-ANSWERS: Mapping[str, Any] = _ANSWERS["ANSWERS"]
-OpenQuestionError: type[Exception] = _ANSWERS["OpenQuestionError"]
-default_of = _ANSWERS["default_of"]
-fault_shows = _ANSWERS["fault_shows"]
-holds = _ANSWERS["holds"]
-lay = _ANSWERS["lay"]
-places_of = _ANSWERS["places_of"]
-plain = _ANSWERS["plain"]
-reads = _ANSWERS["reads"]
-run_of = _ANSWERS["run_of"]
-writes = _ANSWERS["writes"]
 NEVER = math.inf
 #: Instants nearer to each other than this are the same, in milliseconds.
 CLOSE = 1e-6
