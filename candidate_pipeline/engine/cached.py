@@ -31,7 +31,7 @@ from candidate_pipeline.query import Query
 
 if TYPE_CHECKING:
     from candidate_pipeline.engine.calls import Calls
-    from candidate_pipeline.engine.phase import Check
+    from candidate_pipeline.engine.inline import Check
 
 T = TypeVar("T")
 

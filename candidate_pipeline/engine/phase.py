@@ -8,8 +8,8 @@ its breaker, its timeout.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, TypeVar
 
 import attrs
 import structlog
@@ -26,6 +26,7 @@ from candidate_pipeline.engine.failures import (
     undeclared_read,
     why_failed,
 )
+from candidate_pipeline.engine.inline import Answer, Check, Unfinished, call_inline
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.threads import FullError, Job
 from candidate_pipeline.engine.trace import ComponentTrace
@@ -34,24 +35,6 @@ from candidate_pipeline.query import READER
 
 T = TypeVar("T")
 log = structlog.get_logger("candidate_pipeline.engine")
-
-#: Turns what a component returned into a result, the rows it stands for and a note for the trace; or raises.
-Check: TypeAlias = Callable[[Node, Any], tuple[T, int, str]]
-
-
-@attrs.define
-class Answer(Generic[T]):
-    """What a place in a phase came to.
-
-    Args:
-        status: `ok`; `skipped`: its component failed; `closed`: its gate was closed.
-        by: The component that answered.
-        value: The checked result, if it is `ok`.
-    """
-
-    status: Literal["ok", "skipped", "closed"]
-    by: Node
-    value: T | None = None
 
 
 async def run_phase(
@@ -79,9 +62,9 @@ async def run_phase(
         RequestError: A component failed and may not be skipped, or said that the request is wrong.
         MisconfigurationError: A component said that it is built wrongly, or read what it does not declare.
     """
-    met: _Unfinished | None = None
+    met: Unfinished | None = None
     if len(nodes) == 1 and nodes[0].simple and not calls.query.failed:
-        answer = _inline(calls, nodes[0], args, check, number, rows_in)
+        answer = call_inline(calls, nodes[0], args, check, number, rows_in)
         if isinstance(answer, Answer):
             return [answer]
         met = answer
@@ -102,53 +85,6 @@ async def run_phase(
         await phase.stop()
         raise
     return await phase.settled()
-
-
-@attrs.define(eq=False)
-class _Unfinished:
-    """A call of a plain def that did not end in an answer."""
-
-    started: float
-    limit: float | None
-    error: BaseException | None = None
-    future: asyncio.Future[Any] | None = None
-
-
-def _inline(
-    calls: Calls, node: Node, args: tuple[Any, ...], check: Check[Any], number: int, rows_in: int
-) -> Answer[Any] | _Unfinished:
-    """Call a plain def and record it; what nearly every call comes to, and so as short as can be."""
-    started = calls.loop.time()
-    limit = calls.limit(node, started)
-    reading = READER.set((calls.query, node.features))
-    try:
-        value = node.method(calls.query, *args, calls.context(node, limit))
-        if hasattr(type(value), "__await__"):
-            return _Unfinished(started, limit, future=asyncio.ensure_future(value))
-        result, rows, note = check(node, value)
-    except (Exception, asyncio.CancelledError) as error:
-        return _Unfinished(started, limit, error)
-    finally:
-        READER.reset(reading)
-    elapsed = calls.loop.time() - started
-    calls.trace.append(
-        ComponentTrace(
-            node.name,
-            node.use,
-            node.stage,
-            number,
-            "ok",
-            (started - calls.started) * 1000,
-            elapsed * 1000,
-            rows_in,
-            rows,
-            "",
-            "",
-            note if elapsed <= HELD_LOOP else held_note(note, elapsed),
-            calls.refill,
-        )
-    )
-    return Answer("ok", node, result)
 
 
 @attrs.define(eq=False)
@@ -178,13 +114,13 @@ class _Phase:
         if not node.simple or self.calls.query.failed:
             self.call(node, at).start()
             return
-        answer = _inline(self.calls, node, self.args, self.check, self.number, self.rows_in)
+        answer = call_inline(self.calls, node, self.args, self.check, self.number, self.rows_in)
         if isinstance(answer, Answer):
             self.answers[at] = answer
         else:
             self.take_over(answer, node, at)
 
-    def take_over(self, met: _Unfinished, node: Node, at: int) -> None:
+    def take_over(self, met: Unfinished, node: Node, at: int) -> None:
         """Go on with a plain def that failed, or whose answer must be awaited."""
         call = self.call(node, at, met.started)
         if met.error is not None:

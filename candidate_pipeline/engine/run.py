@@ -12,7 +12,8 @@ from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.cells import FAILED, NULL, VALID, Cells, overlay
 from candidate_pipeline.engine.calls import Calls
 from candidate_pipeline.engine.checks import candidates_of, indices_of, mask_of, patch_of, query_patch_of
-from candidate_pipeline.engine.phase import Answer, run_phase
+from candidate_pipeline.engine.inline import Answer
+from candidate_pipeline.engine.phase import run_phase
 from candidate_pipeline.engine.plan import Node, Phase, Plan
 from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError

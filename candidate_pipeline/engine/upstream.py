@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.cells import FAILED, NULL
 from candidate_pipeline.engine.checks import mask_of, patch_of
-from candidate_pipeline.engine.phase import Answer, run_phase
+from candidate_pipeline.engine.inline import Answer
+from candidate_pipeline.engine.phase import run_phase
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.run import Request, candidates_answer, query_patch_answer
 from candidate_pipeline.errors import RequestError
