@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 #: How long to look for a thread's result before looking again, in real seconds.
 _POLL: Final = 0.05
+#: The shortest step of the virtual clock, in seconds; longer than the resolution of a loop's clock.
+_TICK: Final = 1e-8
 
 
 class _JumpingSelector(selectors.DefaultSelector):
@@ -45,6 +47,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._jumping.now
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:  # type: ignore[override]  # the stub is generic in a way that cannot be repeated
+        """As the base class, at the next tick at the earliest if that is still to come.
+
+        A loop runs timers that are due within its clock's resolution, and this clock moves only from timer to timer:
+        one that is nearer than that would fire without a move, and whoever sleeps until then would do so for ever.
+        """
+        now = self.time()
+        return super().call_at(max(when, now + _TICK) if when > now else when, callback, *args, context=context)
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]  # the stub is generic in a way that cannot be repeated
         """As the base class; the clock stands still until the work is done."""

@@ -245,6 +245,23 @@ def test_virtual_timeouts_fire_in_order() -> None:
     assert run_in_virtual_time(race()) == ["slept", "cut at 3"]
 
 
+def test_a_sleep_of_next_to_nothing_moves_the_virtual_clock() -> None:
+    """Sleeping until a moment that is nearer than the clock resolves ends, however the rest is reckoned."""
+
+    async def nap(start: float, rest: float) -> bool:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(start)
+        end = loop.time() + rest
+        for _ in range(5):
+            if loop.time() >= end:
+                return True
+            await asyncio.sleep(end - loop.time())
+        return False
+
+    for start, rest in ((0.0, 1e-12), (0.1, 1e-10), (3600.0, 1e-9), (1e6, 1e-9), (0.3, 0.1)):
+        assert run_in_virtual_time(nap(start, rest)), (start, rest)
+
+
 def test_virtual_time_stands_still_while_a_thread_works() -> None:
     """A thread's work is waited for; a timer beside it does not fire before it is done."""
     release = threading.Event()
