@@ -12,7 +12,7 @@ T = TypeVar("T")
 #: How long to look for a thread's result before looking again, in real seconds.
 _POLL: Final = 0.05
 #: The shortest step of the virtual clock, in seconds; longer than the resolution of a loop's clock.
-_TICK: Final = 1e-8
+_TICK: Final = 2e-9
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -278,9 +278,9 @@ def test_a_stage_never_outlives_its_budget(
             return await app["toy"].run()
 
     outcome = run_in_virtual_time(main())
-    assert outcome.elapsed_ms <= ends * 1000 + 1e-6
+    assert outcome.elapsed_ms <= ends * 1000 + 1e-3
     assert set(outcome.item_ids.tolist()) - slack == wanted - slack
     final = [entry.component for entry in outcome.trace if entry.status != "fallback" and entry.stage == "sources"]
     answered = {at % 100 for at in range(len(fetchers))}
     assert sorted(int(name.removeprefix("spare").removeprefix("s")) for name in final) == sorted(answered)
-    assert all(entry.started_ms + entry.elapsed_ms <= ends * 1000 + 1e-6 for entry in outcome.trace)
+    assert all(entry.started_ms + entry.elapsed_ms <= ends * 1000 + 1e-3 for entry in outcome.trace)
