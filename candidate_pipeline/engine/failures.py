@@ -69,28 +69,40 @@ def failed_feature(node: Node, query: Query) -> str | None:
     """Why a component cannot run on a query: a feature it reads failed.
 
     A declared default stands in for a failed feature, but not in a safety filter: an empty default of a block list
-    that could not be read would let everything pass. Nor does it say whether a feature is present.
+    that could not be read would let everything pass.
     """
-    for gate in node.gates:
-        if gate.operator == "present" and gate.feature in query.failed:
-            return f"query feature {gate.feature.name} failed: {query.failed[gate.feature]}"
     for feature in node.features:
         if feature in query.failed and (node.safety or not feature.has_default):
             return f"query feature {feature.name} failed: {query.failed[feature]}"
     return None
 
 
+def _failed_gate(node: Node, query: Query) -> str | None:
+    """Why a component's gate cannot be tested: a feature failed. A default does not say whether one is present."""
+    for gate in node.gates:
+        feature = gate.feature
+        if feature in query.failed and (node.safety or gate.operator == "present" or not feature.has_default):
+            return f"query feature {feature.name} failed: {query.failed[feature]}"
+    return None
+
+
 def obstacle(node: Node, query: Query) -> tuple[Literal["failed", "closed"], str] | None:
-    """What keeps a component from running on a query, and why: a feature that failed, or a closed gate."""
+    """What keeps a component from running on a query, and why: a closed gate, or a feature that failed.
+
+    What does not run needs nothing, so features that a closed gate keeps from being read may have failed.
+    """
+    if node.gates:
+        if query.failed and (why := _failed_gate(node, query)) is not None:
+            return "failed", why
+        try:
+            closed = why_closed(node.gates, query)
+        except Exception as error:  # a value of a plugin's own type may answer a comparison with anything
+            return "failed", f"its gate cannot be tested: {type(error).__name__}: {error}"
+        if closed is not None:
+            return "closed", closed
     if query.failed and (why := failed_feature(node, query)) is not None:
         return "failed", why
-    if not node.gates:
-        return None
-    try:
-        closed = why_closed(node.gates, query)
-    except Exception as error:  # a value of a plugin's own type may answer a comparison with anything
-        return "failed", f"its gate cannot be tested: {type(error).__name__}: {error}"
-    return None if closed is None else ("closed", closed)
+    return None
 
 
 def undeclared_read(node: Node, error: BaseException) -> MisconfigurationError | None:

@@ -168,15 +168,28 @@ class Model:
         tables = [run_of(component).get("when", {}), self.script.get("stages", {}).get(stage, {}).get("when", {})]
         return all(holds(name, wanted, features) for table in tables for name, wanted in table.items())
 
-    def broken_read(self, component: Settings, stage: str, safety: bool) -> bool:
-        """Whether a feature that a component reads, its gate included, failed."""
+    def broken_gate(self, component: Settings, stage: str) -> bool:
+        """Whether a feature that a component's gate tests failed."""
         gates = [*run_of(component).get("when", {}), *self.script.get("stages", {}).get(stage, {}).get("when", {})]
         for name in gates:
             if name in self.broken and default_of(name) is not None:
                 raise OpenQuestionError
-        return any(name in self.broken and (default_of(name) is None or safety) for name in [*reads(component), *gates])
+        return any(name in self.broken for name in gates)
 
-    def call(self, component: Settings, stage: str, ends: float, rows: list[Row], start: float) -> Answer:
+    def broken_read(self, component: Settings, safety: bool) -> bool:
+        """Whether a feature that a component reads failed."""
+        return any(name in self.broken and (default_of(name) is None or safety) for name in reads(component))
+
+    def call(
+        self,
+        component: Settings,
+        stage: str,
+        ends: float,
+        rows: list[Row],
+        start: float,
+        *,
+        stands_in: bool = False,
+    ) -> Answer:
         """Call a component; where it fails, do what its policy says."""
         kind = KINDS[stage]
         run = run_of(component)
@@ -188,11 +201,15 @@ class Model:
         late = False
         at = start
         value: Plain = None
-        if self.broken_read(component, stage, safety):
+        if self.broken_gate(component, stage):
             good = False
         elif not self.gate(component, stage, features):
             self.trace.setdefault(component["name"], []).append("closed")
+            if stands_in:  # a fallback that stays out leaves the failure as it is
+                return self.given_up(component, stage, ends, rows, start, safety)
             return Answer("closed", start, component)
+        elif self.broken_read(component, safety):
+            good = False
         elif any(name[0] == "q" and name not in features and default_of(name) is None for name in reads(component)):
             good = False
             if limit <= start:
@@ -234,14 +251,26 @@ class Model:
             policy = run.get("on_timeout", policy)
         if policy == "fail":
             return Answer("fail", at, component)
-        history = self.trace.setdefault(component["name"], [])
+        self.trace.setdefault(component["name"], []).append("skipped" if policy == "skip" else "fallback")
+        return self.settled(policy, component, stage, ends, rows, at)
+
+    def given_up(
+        self, component: Settings, stage: str, ends: float, rows: list[Row], at: float, safety: bool
+    ) -> Answer:
+        """What becomes of a fallback whose gate is closed."""
+        policy = "fail" if KINDS[stage] in FAILS_BY_DEFAULT or safety else "skip"
+        policy = run_of(component).get("on_error", policy)
+        if policy == "fail":
+            return Answer("fail", at, component)
+        return self.settled(policy, component, stage, ends, rows, at)
+
+    def settled(self, policy: str, component: Settings, stage: str, ends: float, rows: list[Row], at: float) -> Answer:
+        """A component left out, or the answer of its fallback."""
         if policy == "skip":
-            history.append("skipped")
             return Answer("skipped", at, component)
-        history.append("fallback")
         name = policy.removeprefix("fallback:")
         (fallback,) = [other for other in self.script["fallbacks"] if other["name"] == name]
-        return self.call(fallback, stage, ends, rows, at)
+        return self.call(fallback, stage, ends, rows, at, stands_in=True)
 
     def together(self, stage: str, components: Sequence[Settings], ends: float, rows: list[Row]) -> list[Answer]:
         """Call components that start at the same instant; the clock moves on to the last of them."""
