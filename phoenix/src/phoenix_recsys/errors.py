@@ -8,7 +8,7 @@ import attrs
 
 
 class PhoenixError(Exception):
-    """Base class of the errors this library raises for bad files."""
+    """Base class of the errors this library raises on purpose."""
 
 
 @attrs.define(eq=False)
