@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from phoenix_recsys.golden.model_files import fields, ranker_config, read_meta
 from phoenix_recsys.golden.report import params_under, read_fixture
 from phoenix_recsys.hashing import HashParams
 from phoenix_recsys.inputs import Embeddings, RankerBatch
+from phoenix_recsys.quantized_tables import QuantizedTables, write_tables
 from phoenix_recsys.ranker import RankerOutput
 from phoenix_recsys.tables import EmbeddingTables
 from phoenix_recsys.transforms import init_params, ranker_transform
@@ -104,3 +106,34 @@ def published_ranker() -> Artifact:
 def rng() -> np.random.Generator:
     """Seeded random numbers."""
     return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="module")
+def floats(small_hashes: HashParams) -> EmbeddingTables:
+    """Float tables with a zero row and rows of very different size."""
+    tables = EmbeddingTables.random(5, small_hashes, 8)
+    item = np.array(tables.item)
+    item[17] = 0
+    item[18] *= 1e-6
+    item[19] *= 1e6
+    return tables._replace(item=item)
+
+
+@pytest.fixture(scope="module")
+def stored(floats: EmbeddingTables, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of quantised tables; not to be changed."""
+    path = tmp_path_factory.mktemp("quantized") / "tables"
+    write_tables(path, user=floats.user, item=floats.item, author=floats.author, chunk_rows=37)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tables(stored: Path) -> QuantizedTables:
+    """The mapped tables."""
+    return QuantizedTables.open(stored)
+
+
+@pytest.fixture
+def copy(stored: Path, tmp_path: Path) -> Path:
+    """A directory to damage."""
+    return Path(shutil.copytree(stored, tmp_path / "tables"))
