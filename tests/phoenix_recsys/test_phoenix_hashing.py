@@ -125,3 +125,10 @@ def test_ids_that_are_no_64_bit_integers_are_refused() -> None:
         as_uint64([1.5])
     with pytest.raises(OverflowError, match="64 bits"):
         as_uint64([2**64, 1])
+
+
+def test_tables_whose_rows_int32_cannot_number_are_refused() -> None:
+    """Rows that would wrap around to negative numbers are an error when the hashes are made, not when they are used."""
+    HashParams.random(1, user_vocab_size=2**29, item_vocab_size=2**29, author_vocab_size=2**29)
+    with pytest.raises(ValueError, match="unified rows are int32: wanted at most 2147483648"):
+        HashParams.random(1, user_vocab_size=2**30, item_vocab_size=2**30, author_vocab_size=2**10)

@@ -95,7 +95,7 @@ class BatchQueue(Generic[T]):
             Expired: if the deadline has passed already.
             ValueError: if cost or deadline is no sensible number.
         """
-        if not isinstance(cost, int) or cost < 1:
+        if not isinstance(cost, int) or cost < 1:  # type: ignore[redundant-expr]  # not every caller has a type checker
             raise ValueError(f"cost must be a whole number of at least 1, found {cost!r}")
         if deadline is not None and math.isnan(deadline):
             raise ValueError("deadline must be a time or None, found nan")

@@ -180,6 +180,11 @@ class HashParams:
     item: EntityHash
     author: EntityHash
 
+    def __attrs_post_init__(self) -> None:
+        total = RESERVED_ROWS + sum(hash_.vocab_size for hash_ in (self.user, self.item, self.author))
+        if total > 2**31:
+            raise ValueError(f"unified rows are int32: wanted at most {2**31} rows in all tables, found {total}")
+
     @property
     def user_offset(self) -> int:
         """Unified row of local row 0 of the user table."""
