@@ -89,6 +89,20 @@ def small_ranker(small_hashes: HashParams) -> Artifact:
 
 
 @pytest.fixture(scope="session")
+def strong_ranker(small_ranker: Artifact) -> Artifact:
+    """The small ranker with norms and weights far enough from their start to feel every part of the model."""
+    rng = np.random.default_rng(5)
+    params = {
+        module: {
+            name: np.asarray(value) + rng.normal(0, 0.15, np.shape(value)).astype(np.float32)
+            for name, value in entries.items()
+        }
+        for module, entries in small_ranker.params.items()
+    }
+    return attrs.evolve(small_ranker, params=params)
+
+
+@pytest.fixture(scope="session")
 def small_retrieval(small_hashes: HashParams) -> Artifact:
     """A freshly initialised trainable retrieval model, float32."""
     config = RetrievalConfig(TRUNK, ACTIONS, history_seq_len=12, fprop_dtype="float32")

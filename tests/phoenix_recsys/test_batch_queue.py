@@ -36,6 +36,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @initialize(
         max_size=st.integers(1, 10),
+        most=st.none() | st.integers(1, 4),
         max_wait=st.integers(0, 5),
         room=st.integers(0, 30),
         buckets=st.sets(st.integers(1, 12), max_size=3).map(sorted),
@@ -47,6 +48,7 @@ class QueueMachine(RuleBasedStateMachine):
     def begin(
         self,
         max_size: int,
+        most: int | None,
         max_wait: int,
         room: int,
         buckets: list[int],
@@ -58,6 +60,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Start with an empty queue under some options."""
         self.options = BatchOptions(
             max_size=max_size,
+            max_requests=most,
             max_wait=max_wait,
             max_queue=max_size + room,
             buckets=tuple(buckets),
@@ -77,6 +80,11 @@ class QueueMachine(RuleBasedStateMachine):
         self.counts: Counter[str] = Counter()
         self.last_start: dict[Any, int] = {}
         self.owed: dict[Any, set[Any]] = {}
+
+    @property
+    def most(self) -> float:
+        """How many requests a batch may hold."""
+        return math.inf if self.options.max_requests is None else self.options.max_requests
 
     @rule(cost=st.integers(1, 12), key=st.integers(0, 3), deadline=st.none() | st.integers(0, 20))
     def offer(self, cost: int, key: int, deadline: int | None) -> None:
@@ -103,8 +111,9 @@ class QueueMachine(RuleBasedStateMachine):
         """The predicted wait of a request that is not queued yet."""
         new = Ticket(None, cost, key, None, self.now, -1)
         dealt = turns([*self.waiting, new], self.order if key in self.order else [*self.order, key])
-        work = sum(one.cost for one in dealt[: dealt.index(new)]) + cost * self.options.include_own_run
-        calls = math.ceil(work / self.options.max_size)
+        ahead, own = dealt.index(new), self.options.include_own_run
+        work = sum(one.cost for one in dealt[:ahead]) + cost * own
+        calls = max(math.ceil(work / self.options.max_size), math.ceil((ahead + own) / self.most))
         still = 0.0 if self.busy_since is None else abs(self.busy_since + self.expected_seconds - self.now)
         return still + calls * self.queue.timing.per_call + work * self.queue.timing.per_unit
 
@@ -136,6 +145,7 @@ class QueueMachine(RuleBasedStateMachine):
         run = self.seconds(size) if self.options.include_own_run else 0.0
         return (
             size >= self.options.max_size
+            or len(self.waiting) >= self.most
             or self.waiting[0].arrived + self.options.max_wait <= self.now
             or near - self.options.margin - run <= self.now
         )
@@ -149,7 +159,7 @@ class QueueMachine(RuleBasedStateMachine):
         """A batch is the longest that fits, or cut back to a bucket without loss."""
         fits = [dealt[0]]
         for one in dealt[1:]:
-            if sum(other.cost for other in [*fits, one]) > self.options.max_size:
+            if sum(other.cost for other in [*fits, one]) > self.options.max_size or len(fits) >= self.most:
                 break
             fits.append(one)
         assert batch == fits[: len(batch)]
@@ -261,6 +271,18 @@ def test_a_newcomer_is_not_refused_for_what_another_key_has_waiting() -> None:
     assert refused.value.estimate == 101
 
 
+def test_a_batch_of_as_many_requests_as_it_may_hold_starts_at_once() -> None:
+    """The number of requests fills a batch as their size does, and counts in the estimate of a wait."""
+    options = BatchOptions(max_size=100, max_requests=2, max_wait=60, margin=0, initial_seconds_per_call=1)
+    queue: BatchQueue[int] = BatchQueue(options)
+    for number in range(5):
+        queue.offer(number, 0)
+    assert [ticket.item for ticket in queue.advance(0).batch] == [0, 1]
+    assert queue.metrics().mean_fill == 1
+    with pytest.raises(Refused, match=r"estimated wait of 3\.000 s"):  # one call runs, two are ahead
+        queue.offer(5, 0, deadline=2.5)
+
+
 def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     """A batch ends before a request that does not fit, which then leads the next."""
     queue: BatchQueue[str] = BatchQueue(BatchOptions(max_size=4))
@@ -337,6 +359,8 @@ def test_bad_requests_are_told(wrong: dict[str, Any]) -> None:
     [
         {"max_size": 0},
         {"max_size": True},
+        {"max_requests": 0},
+        {"max_requests": 2.0},
         {"max_wait": -1},
         {"max_wait": math.nan},
         {"max_queue": 3},

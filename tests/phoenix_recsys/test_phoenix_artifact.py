@@ -54,7 +54,7 @@ def _same(one: Artifact, other: Artifact) -> None:
     for module, entries in one.params.items():
         for name, value in entries.items():
             np.testing.assert_array_equal(value, other.params[module][name])
-    for mine, theirs in zip(one.tables, other.tables, strict=True):
+    for mine, theirs in zip(one.float_tables, other.float_tables, strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
@@ -116,8 +116,8 @@ def test_half_precision_tables_come_back_as_float32(small_ranker: Artifact, tmp_
     """Tables stored in float16 load as float32 with float16's precision, in half the space."""
     save_artifact(tmp_path / "full", small_ranker)
     save_artifact(tmp_path / "half", small_ranker, table_dtype="float16")
-    found = load_artifact(tmp_path / "half").tables
-    for mine, table in zip(found, small_ranker.tables, strict=True):
+    found = load_artifact(tmp_path / "half").float_tables
+    for mine, table in zip(found, small_ranker.float_tables, strict=True):
         assert mine.dtype == np.float32
         np.testing.assert_allclose(mine, table, rtol=1e-3, atol=1e-6)
     sizes = [(tmp_path / kind / FILES[2]).stat().st_size for kind in ("full", "half")]
@@ -126,7 +126,7 @@ def test_half_precision_tables_come_back_as_float32(small_ranker: Artifact, tmp_
 
 def test_what_cannot_be_stored_is_refused(small_ranker: Artifact, tmp_path: Path) -> None:
     """NaN, values too large for float16 and missing parameters are refused before anything is written."""
-    tables = small_ranker.tables
+    tables = small_ranker.float_tables
     broken = tables._replace(item=np.full_like(tables.item, 1e6))
     with pytest.raises(ArtifactError, match=r"item_embeddings.*infinite"):
         save_artifact(tmp_path / "x", attrs.evolve(small_ranker, tables=broken), table_dtype="float16")

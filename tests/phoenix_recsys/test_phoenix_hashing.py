@@ -5,6 +5,8 @@ Equal to plain integer arithmetic for every 64-bit id, and well spread where cho
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -119,12 +121,47 @@ def test_impossible_constants_are_refused(change: dict[str, object], message: st
         EntityHash(**(good | change))  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_ids_that_are_no_64_bit_integers_are_refused() -> None:
-    """Fractions and integers of 65 bits raise instead of being rounded."""
-    with pytest.raises(TypeError, match="integers"):
-        as_uint64([1.5])
-    with pytest.raises(OverflowError, match="64 bits"):
-        as_uint64([2**64, 1])
+@given(ids=st.lists(st.integers(-(2**63), 2**64 - 1), max_size=20))
+def test_every_kind_of_integers_becomes_the_same_ids(ids: list[int]) -> None:
+    """Lists, arrays of objects and of numbers, and slices with steps give each id's 64 bits."""
+    wanted = np.array([identity % 2**64 for identity in ids], np.uint64)
+    objects = np.array(ids, object)
+    stepped = np.repeat(wanted, 2)[::2]
+    for given_ids in (ids, tuple(ids), objects, objects.reshape(-1, 1), wanted, wanted.view(np.int64), stepped):
+        found = as_uint64(given_ids)
+        assert found.dtype == np.uint64
+        assert np.array_equal(found.reshape(-1), wanted)
+    assert as_uint64(stepped.view(np.int64)).tolist() == wanted.tolist()
+    assert as_uint64(np.array(list(wanted) + list(wanted.view(np.int64)), object)).tolist() == 2 * wanted.tolist()
+
+
+def test_one_id_has_one_row_of_buckets() -> None:
+    """An id without a list around it, signed or not, gives buckets [k]."""
+    entity = EntityHash((3, 5), (7, 9), 101, 10)
+    identities: tuple[Any, ...] = (2**64 - 1, -1, np.int64(-1), np.uint64(2**64 - 1))
+    for identity in identities:
+        assert entity.buckets(identity).tolist() == entity.buckets([identity])[0].tolist()
+    assert entity.rows(0, 65).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([1.5], TypeError, "integers"),
+        ([1.5, 2**64 - 1], TypeError, "integers, found float"),
+        (np.array([True, 2**64 - 1], object), TypeError, "integers, found bool"),
+        ([True], TypeError, "integers, found an array of bool"),
+        (np.array(["1"], object), TypeError, "integers, found str"),
+        (np.array([None, 1], object), TypeError, "integers, found NoneType"),
+        (np.array([0.5]), TypeError, "integers"),
+        ([2**64, 1], OverflowError, f"64 bits, found {2**64}"),
+        ([-(2**63) - 1, 2**63], OverflowError, f"64 bits, found {-(2**63) - 1}"),
+    ],
+)
+def test_ids_that_are_no_64_bit_integers_are_refused(ids: Any, error: type[Exception], message: str) -> None:
+    """Fractions, truth values, text and integers of 65 bits raise instead of being rounded."""
+    with pytest.raises(error, match=message):
+        as_uint64(ids)
 
 
 def test_tables_whose_rows_int32_cannot_number_are_refused() -> None:

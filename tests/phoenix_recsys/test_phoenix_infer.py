@@ -14,10 +14,13 @@ import pytest
 
 import phoenix_recsys
 from phoenix_recsys.artifact import Artifact, load_artifact, save_artifact
+from phoenix_recsys.backend import BackendOptions
+from phoenix_recsys.backend_registry import load_ranker
 from phoenix_recsys.config import RankerConfig
 from phoenix_recsys.errors import ArtifactError
 from phoenix_recsys.golden.pipeline_files import read_sequence
-from phoenix_recsys.infer import Ranker, Retrieval
+from phoenix_recsys.infer import Retrieval
+from phoenix_recsys.plain_backend import JitRanker
 from phoenix_recsys.requests import History, Items
 from phoenix_recsys.transforms import init_params
 
@@ -45,9 +48,9 @@ def _some(items: Items, rows: Any) -> Items:
 
 
 @pytest.fixture(scope="module")
-def ranker(small_ranker: Artifact) -> Ranker:
+def ranker(small_ranker: Artifact) -> JitRanker:
     """A warm ranker with two buckets of each kind."""
-    ranker = Ranker(small_ranker, candidate_buckets=(4, 16), history_buckets=(6, 12))
+    ranker = JitRanker(small_ranker, BackendOptions(candidate_buckets=(4, 16), history_buckets=(6, 12)))
     ranker.warm_up()
     return ranker
 
@@ -60,7 +63,7 @@ def retrieval(small_retrieval: Artifact) -> Retrieval:
     return retrieval
 
 
-def test_nothing_recompiles_while_serving(ranker: Ranker, rng: np.random.Generator) -> None:
+def test_nothing_recompiles_while_serving(ranker: JitRanker, rng: np.random.Generator) -> None:
     """After warm-up, requests of any size run the four compiled programs."""
     assert ranker.compilations == 4
     for events, count in ((0, 0), (0, 1), (3, 4), (6, 5), (7, 16), (12, 40), (30, 3)):
@@ -85,7 +88,7 @@ def test_retrieval_does_not_recompile_either(retrieval: Retrieval, rng: np.rando
     assert retrieval.compilations == 4
 
 
-def test_scores_do_not_depend_on_batching(ranker: Ranker, rng: np.random.Generator) -> None:
+def test_scores_do_not_depend_on_batching(ranker: JitRanker, rng: np.random.Generator) -> None:
     """Items score the same together in several turns, alone, and in another order."""
     history, items = _history(rng, 9), _items(rng, 37)
     together = ranker.score(5, history, items)
@@ -99,14 +102,14 @@ def test_scores_do_not_depend_on_batching(ranker: Ranker, rng: np.random.Generat
         np.testing.assert_allclose(alone.continuous[0], together.continuous[row], **CLOSE)
 
 
-def test_the_history_bucket_does_not_show(small_ranker: Artifact, ranker: Ranker, rng: np.random.Generator) -> None:
+def test_the_history_bucket_does_not_show(small_ranker: Artifact, ranker: JitRanker, rng: np.random.Generator) -> None:
     """A short history scores the same padded to a short bucket and to the full length."""
     history, items = _history(rng, 5), _items(rng, 4)
-    full = Ranker(small_ranker, candidate_buckets=(4,)).score(5, history, items)
+    full = JitRanker(small_ranker, BackendOptions(candidate_buckets=(4,))).score(5, history, items)
     np.testing.assert_allclose(ranker.score(5, history, items).logits, full.logits, **CLOSE)
 
 
-def test_the_newest_events_count(ranker: Ranker, retrieval: Retrieval, rng: np.random.Generator) -> None:
+def test_the_newest_events_count(ranker: JitRanker, retrieval: Retrieval, rng: np.random.Generator) -> None:
     """Events older than the model's window, and events without an item, change nothing; newer ones do."""
     long, items = _history(rng, 20), _items(rng, 3)
     recent = long.newest(12)
@@ -120,7 +123,7 @@ def test_the_newest_events_count(ranker: Ranker, retrieval: Retrieval, rng: np.r
     assert np.abs(changed - ranker.score(5, recent, items).logits).max() > 1e-5
 
 
-def test_every_input_matters(ranker: Ranker, rng: np.random.Generator) -> None:
+def test_every_input_matters(ranker: JitRanker, rng: np.random.Generator) -> None:
     """User, actions, dwell times, authors, surfaces and age each move the scores."""
     history, items = _history(rng, 6), _items(rng, 3)
     wanted = ranker.score(5, history, items).logits
@@ -136,7 +139,7 @@ def test_every_input_matters(ranker: Ranker, rng: np.random.Generator) -> None:
         assert np.abs(ranker.score(user, events, candidates).logits - wanted).max() > 1e-6
 
 
-def test_probabilities_are_sigmoids(ranker: Ranker, rng: np.random.Generator) -> None:
+def test_probabilities_are_sigmoids(ranker: JitRanker, rng: np.random.Generator) -> None:
     """Probabilities are the logistic function of the logits."""
     scores = ranker.score(5, _history(rng, 4), _items(rng, 4))
     np.testing.assert_allclose(scores.probabilities, 1 / (1 + np.exp(-scores.logits)), rtol=1e-5)
@@ -146,10 +149,12 @@ def test_load_from_a_directory(small_ranker: Artifact, small_retrieval: Artifact
     """Models saved to a directory serve from it; the wrong kind of directory is refused."""
     save_artifact(tmp_path / "ranker", small_ranker)
     save_artifact(tmp_path / "retrieval", small_retrieval)
-    assert Ranker.load(tmp_path / "ranker", candidate_buckets=(4,)).candidate_buckets == (4,)
+    ranker = load_ranker(tmp_path / "ranker", "jit", BackendOptions(candidate_buckets=(4,)))
+    assert isinstance(ranker, JitRanker)
+    assert ranker.candidate_buckets == (4,)
     assert Retrieval.load(tmp_path / "retrieval").action_names[:2] == ("invalid", "favorite")
     with pytest.raises(ArtifactError, match="wanted a ranker model"):
-        Ranker.load(tmp_path / "retrieval")
+        load_ranker(tmp_path / "retrieval", "jit")
 
 
 def test_serving_agrees_with_the_published_pipeline(fixtures: Path) -> None:
@@ -165,7 +170,7 @@ def test_serving_agrees_with_the_published_pipeline(fixtures: Path) -> None:
     user_id = int(sequence.user_id[0])
     vector = Retrieval(models[1]).encode_user(user_id, history)
     np.testing.assert_allclose(vector, expected["user_repr"][0], rtol=0, atol=5e-6)
-    ranker = Ranker(models[0])
+    ranker = JitRanker(models[0])
     assert ranker.candidate_buckets == (8,)
     ids, authors = expected["ret_post_ids"], expected["ret_author_ids"]
     # The fixture's post with id 0 is padding; its place in the chunk must stay, so stop before it.
@@ -175,26 +180,17 @@ def test_serving_agrees_with_the_published_pipeline(fixtures: Path) -> None:
     np.testing.assert_allclose(found.probabilities, expected["all_probs"][:known], rtol=0, atol=2e-5)
 
 
-def test_bfloat16_serves_close_to_float32(small_ranker: Artifact, rng: np.random.Generator) -> None:
-    """A bfloat16 model serves float32 scores near those of its float32 twin."""
-    half = attrs.evolve(small_ranker, config=attrs.evolve(small_ranker.config, fprop_dtype="bfloat16"))
-    history, items = _history(rng, 5), _items(rng, 4)
-    scores = [Ranker(a, candidate_buckets=(4,)).score(5, history, items) for a in (half, small_ranker)]
-    assert scores[0].logits.dtype == np.float32
-    np.testing.assert_allclose(scores[0].logits, scores[1].logits, rtol=0, atol=0.05)
-
-
 def test_january_models_serve(small_ranker: Artifact, rng: np.random.Generator) -> None:
     """A January ranker takes the same requests and has no continuous outputs."""
     assert isinstance(small_ranker.config, RankerConfig)
     config = attrs.evolve(small_ranker.config, release="january")
     artifact = attrs.evolve(small_ranker, config=config, params=init_params(config, jax.random.PRNGKey(0)))
-    scores = Ranker(artifact, candidate_buckets=(4,)).score(5, _history(rng, 5), _items(rng, 3))
+    scores = JitRanker(artifact, BackendOptions(candidate_buckets=(4,))).score(5, _history(rng, 5), _items(rng, 3))
     assert scores.continuous is None
     assert scores.logits.shape == (3, 5)
 
 
-def test_unusable_requests_say_why(ranker: Ranker, retrieval: Retrieval) -> None:
+def test_unusable_requests_say_why(ranker: JitRanker, retrieval: Retrieval) -> None:
     """Wrong widths, lengths, ids and units are refused with what was wanted and found."""
     with pytest.raises(ValueError, match="knows 5 actions, the history has 3"):
         ranker.score(1, History.empty(3), Items([1], [1]))
@@ -215,17 +211,17 @@ def test_unusable_requests_say_why(ranker: Ranker, retrieval: Retrieval) -> None
 def test_wrong_models_and_buckets_are_refused(small_ranker: Artifact, small_retrieval: Artifact) -> None:
     """A server given the other model, or no usable bucket, refuses."""
     with pytest.raises(TypeError, match="wants a ranker"):
-        Ranker(small_retrieval)
+        JitRanker(small_retrieval)
     with pytest.raises(TypeError, match="wants a retrieval"):
         Retrieval(small_ranker)
     with pytest.raises(ValueError, match="candidate_buckets"):
-        Ranker(small_ranker, candidate_buckets=(0,))
+        JitRanker(small_ranker, BackendOptions(candidate_buckets=(0,)))
 
 
 def test_importing_the_package_loads_no_jax() -> None:
     """The package's own import is light; names load what they need on first use."""
     code = (
-        "import sys, phoenix_recsys; before = 'jax' in sys.modules; phoenix_recsys.Ranker; "
+        "import sys, phoenix_recsys; before = 'jax' in sys.modules; phoenix_recsys.Retrieval; "
         "sys.exit(before or 'jax' not in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

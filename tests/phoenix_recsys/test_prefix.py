@@ -14,14 +14,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from model_requests import random_history, random_items, rows_of
 
 from phoenix_recsys import prefix
 from phoenix_recsys.artifact import Artifact, save_artifact
+from phoenix_recsys.backend import BackendOptions
+from phoenix_recsys.backend_registry import load_ranker
 from phoenix_recsys.config import Positions, RankerConfig, TransformerConfig
 from phoenix_recsys.golden.model_files import ranker_config, read_meta
-from phoenix_recsys.infer import Ranker
+from phoenix_recsys.plain_backend import JitRanker
 from phoenix_recsys.prefix_cache import PrefixCache
 from phoenix_recsys.prefix_infer import EncodedUser, PrefixRanker
+from phoenix_recsys.prefix_inputs import split_batch
 from phoenix_recsys.prefix_weights import arrange
 from phoenix_recsys.requests import History, Items
 from phoenix_recsys.transforms import example_inputs, init_params
@@ -35,43 +39,9 @@ SEED = st.integers(0, 2**16)
 FEW = settings(max_examples=12, deadline=None)
 
 
-def _artifact(small_ranker: Artifact, positions: Positions) -> Artifact:
-    """The small ranker with norms and weights far enough from their start to feel every part of the model."""
-    assert isinstance(small_ranker.config, RankerConfig)
-    rng = np.random.default_rng(5)
-    params = {
-        module: {
-            name: np.asarray(value) + rng.normal(0, 0.15, np.shape(value)).astype(np.float32)
-            for name, value in entries.items()
-        }
-        for module, entries in small_ranker.params.items()
-    }
-    return attrs.evolve(small_ranker, config=attrs.evolve(small_ranker.config, positions=positions), params=params)
-
-
-def _history(rng: np.random.Generator, count: int) -> History:
-    return History(
-        rng.integers(1, 2**62, count),
-        rng.integers(0, 2**62, count),
-        rng.random((count, ACTIONS)) > 0.5,
-        surfaces=rng.integers(0, 16, count),
-        dwell_seconds=rng.exponential(10, count),
-    )
-
-
-def _items(rng: np.random.Generator, count: int) -> Items:
-    created = rng.integers(1_700_000_000, 1_700_100_000, count)
-    return Items(
-        rng.integers(1, 2**62, count),
-        rng.integers(0, 2**62, count),
-        rng.integers(0, 16, count),
-        created + 7200,
-        created,
-    )
-
-
-def _rows_of(thing: Any, rows: Any) -> Any:
-    return attrs.evolve(thing, **{field.name: getattr(thing, field.name)[rows] for field in attrs.fields(type(thing))})
+def _artifact(strong_ranker: Artifact, positions: Positions) -> Artifact:
+    assert isinstance(strong_ranker.config, RankerConfig)
+    return attrs.evolve(strong_ranker, config=attrs.evolve(strong_ranker.config, positions=positions))
 
 
 def _bits(user: EncodedUser, places: Any = slice(None)) -> list[Any]:
@@ -85,20 +55,23 @@ def _bits(user: EncodedUser, places: Any = slice(None)) -> list[Any]:
 class Served:
     """The plain ranker and the prefix-shared one over the same artifact."""
 
-    plain: Ranker
+    plain: JitRanker
     shared: PrefixRanker
 
 
 @pytest.fixture(scope="module")
-def served(small_ranker: Artifact) -> dict[Positions, Served]:
+def served(strong_ranker: Artifact) -> dict[Positions, Served]:
     """Rankers under all positions, float32; the shared one with two buckets of each kind."""
     made = {}
     for positions in ALL_POSITIONS:
-        artifact = _artifact(small_ranker, positions)
-        shared = PrefixRanker(artifact, candidate_buckets=(4, 16), history_buckets=(6, WINDOW), most_new_events=4)
+        artifact = _artifact(strong_ranker, positions)
+        options = BackendOptions(
+            candidate_buckets=(4, 16), history_buckets=(6, WINDOW), most_new_events=4, cache_bytes=0
+        )
+        shared = PrefixRanker(artifact, options)
         if positions == "anchored":
             shared.warm_up()  # the others compile what they are asked for
-        made[positions] = Served(Ranker(artifact, candidate_buckets=(8,)), shared)
+        made[positions] = Served(JitRanker(artifact, BackendOptions(candidate_buckets=(8,))), shared)
     return made
 
 
@@ -129,10 +102,10 @@ def test_scores_are_those_of_the_plain_forward(
 ) -> None:
     """Any history and number of items score as in the plain ranker, whatever buckets they fall into."""
     rng = np.random.default_rng(seed)
-    history, items = _history(rng, events), _items(rng, count)
+    history, items = random_history(rng, events), random_items(rng, count)
     both = served[positions]
     wanted = both.plain.score(7, history, items)
-    found = both.shared.score(both.shared.encode(7, history), items)
+    found = both.shared.score_prepared(both.shared.encode(7, history), items)
     np.testing.assert_allclose(found.logits, wanted.logits, **CLOSE)
     np.testing.assert_allclose(found.probabilities, wanted.probabilities, **CLOSE)
     np.testing.assert_allclose(np.asarray(found.continuous), np.asarray(wanted.continuous), **CLOSE)
@@ -165,8 +138,7 @@ def test_long_prefixes_are_blocked_without_a_trace(tiny: Any, monkeypatch: pytes
     """Blocks of queries while encoding and of candidates while scoring, the last ones short, change nothing."""
     config = ranker_config(read_meta(FIXTURE, tiny.arrays), "float32", "slot")
     weights = arrange(tiny.params, config)
-    monkeypatch.setattr(prefix, "LONG_PREFIX", 4)
-    monkeypatch.setattr(prefix, "BLOCK", 3)
+    monkeypatch.setattr(prefix, "BLOCK_WEIGHTS", 3 * (1 + 8))
     parts = jax.jit(lambda b, e: prefix.forward(weights, config, b, e))(tiny.batch, tiny.embeddings)
     alive = tiny.arrays["mask/candidate_valid"]
     for ours, theirs in zip(parts, tiny.score(tiny.batch, tiny.embeddings, "slot"), strict=True):
@@ -182,17 +154,19 @@ def test_the_published_logits_come_out(tiny: Any, program: Callable[..., Any]) -
 
 @pytest.mark.parametrize("positions", ALL_POSITIONS)
 def test_the_mask_travels_with_the_keys(
-    small_ranker: Artifact, served: dict[Positions, Served], positions: Positions
+    strong_ranker: Artifact, served: dict[Positions, Served], positions: Positions
 ) -> None:
     """A history encoded in a short bucket and padded to the long one gives the same scores."""
     rng = np.random.default_rng(3)
     shared = served[positions].shared
-    wide = PrefixRanker(_artifact(small_ranker, positions), candidate_buckets=(16,))
+    wide = PrefixRanker(_artifact(strong_ranker, positions), BackendOptions(candidate_buckets=(16,)))
     for events in (0, 1, 4, 6):
-        history, items = _history(rng, events), _items(rng, 9)
+        history, items = random_history(rng, events), random_items(rng, 9)
         short, long = shared.encode(7, history), wide.encode(7, history)
         assert (short.bucket, long.bucket) == (6, WINDOW)
-        np.testing.assert_allclose(shared.score(short, items).logits, wide.score(long, items).logits, **CLOSE)
+        np.testing.assert_allclose(
+            shared.score_prepared(short, items).logits, wide.score_prepared(long, items).logits, **CLOSE
+        )
 
 
 @pytest.mark.parametrize("positions", GROWING)
@@ -204,45 +178,47 @@ def test_extending_equals_encoding(
     """Events appended to a prefix give the keys, values, mask and scores of the longer history; or None if full."""
     rng = np.random.default_rng(seed)
     shared = served[positions].shared
-    history, items = _history(rng, before + new), _items(rng, 5)
-    start = shared.encode(7, _rows_of(history, slice(0, before)))
-    longer = shared.extend(start, _rows_of(history, slice(before, None)))
-    if before + new > start.bucket:
+    history, items = random_history(rng, before + new), random_items(rng, 5)
+    start = shared.encode(7, rows_of(history, slice(0, before)))
+    longer = shared.extend(start, rows_of(history, slice(before, None)))
+    if before + new > WINDOW:
         assert longer is None
         return
     assert longer is not None
     whole = shared.encode(7, history)
     assert longer.events == whole.events == before + new
-    if longer.bucket == whole.bucket:
-        used = slice(0, 1 + before + new)
-        for ours, theirs in zip(_bits(longer, used), _bits(whole, used), strict=True):
-            np.testing.assert_allclose(ours, theirs, **CLOSE)
-        np.testing.assert_array_equal(np.asarray(longer.prefix.valid), np.asarray(whole.prefix.valid))
-        np.testing.assert_array_equal(np.asarray(longer.prefix.used), np.asarray(whole.prefix.used))
-    np.testing.assert_allclose(shared.score(longer, items).logits, shared.score(whole, items).logits, **CLOSE)
+    assert longer.bucket == whole.bucket
+    used = slice(0, 1 + before + new)
+    for ours, theirs in zip(_bits(longer, used), _bits(whole, used), strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+    np.testing.assert_array_equal(np.asarray(longer.prefix.valid), np.asarray(whole.prefix.valid))
+    np.testing.assert_array_equal(np.asarray(longer.prefix.used), np.asarray(whole.prefix.used))
+    np.testing.assert_allclose(
+        shared.score_prepared(longer, items).logits, shared.score_prepared(whole, items).logits, **CLOSE
+    )
 
 
 def test_extending_leaves_earlier_tokens_bit_for_bit(served: dict[Positions, Served]) -> None:
     """The places that were taken before, and the prefix that was extended, are not touched."""
     rng = np.random.default_rng(1)
     shared = served["anchored"].shared
-    start = shared.encode(7, _history(rng, 8))
+    start = shared.encode(7, random_history(rng, 8))
     before = _bits(start)
-    longer = shared.extend(start, _history(rng, 3))
+    longer = shared.extend(start, random_history(rng, 3))
     assert longer is not None
     for ours, theirs in zip(_bits(longer, slice(0, 9)), _bits(start, slice(0, 9)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for ours, theirs in zip(_bits(start), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert shared.extend(start, History.empty(ACTIONS)) is start
-    assert shared.extend(start, _history(rng, 5)) is None, "more than most_new_events"
+    assert shared.extend(start, random_history(rng, 5)) is None, "more than most_new_events"
 
 
 def test_holes_survive_an_extension(tiny: Any) -> None:
     """Rows of a batch with holes grow each from its own last valid place."""
     config = ranker_config(read_meta(FIXTURE, tiny.arrays), "float32", "anchored")
     weights = arrange(tiny.params, config)
-    users, events, candidates = prefix.split_batch(tiny.batch, tiny.embeddings)
+    users, events, candidates = split_batch(tiny.batch, tiny.embeddings)
     valid = np.ones((6, 8), bool)
     valid[1:4, 2], valid[3, 0], valid[4] = False, False, False
     valid[5, 6:] = False
@@ -262,10 +238,10 @@ def test_holes_survive_an_extension(tiny: Any) -> None:
 def test_right_positions_cannot_be_extended(tiny: Any, served: dict[Positions, Served]) -> None:
     """Where every event moves all the others, an extension is refused with what to do instead."""
     shared = served["right"].shared
-    assert shared.extend(shared.encode(7, History.empty(ACTIONS)), _history(np.random.default_rng(0), 1)) is None
+    assert shared.extend(shared.encode(7, History.empty(ACTIONS)), random_history(np.random.default_rng(0), 1)) is None
     config = ranker_config(read_meta(FIXTURE, tiny.arrays), "float32", "right")
     weights = arrange(tiny.params, config)
-    users, events, _ = prefix.split_batch(tiny.batch, tiny.embeddings)
+    users, events, _ = split_batch(tiny.batch, tiny.embeddings)
     with pytest.raises(ValueError, match="encode the history again"):
         jax.eval_shape(lambda: prefix.extend(weights, config, prefix.encode(weights, config, users, events), events))
 
@@ -279,10 +255,10 @@ def test_rows_are_bit_identical_in_any_company(
     """A row scores the same to the last bit with other rows beside it in its bucket, in any order."""
     rng = np.random.default_rng(seed)
     shared = served[positions].shared
-    user, items = shared.encode(7, _history(rng, int(rng.integers(0, 13)))), _items(rng, 16)
-    wanted = shared.score(user, items)
+    user, items = shared.encode(7, random_history(rng, int(rng.integers(0, 13)))), random_items(rng, 16)
+    wanted = shared.score_prepared(user, items)
     rows = rng.permutation(16)[: rng.integers(5, 17)]
-    found = shared.score(user, _rows_of(items, rows))
+    found = shared.score_prepared(user, rows_of(items, rows))
     np.testing.assert_array_equal(found.logits, wanted.logits[rows])
     np.testing.assert_array_equal(found.continuous, np.asarray(wanted.continuous)[rows])
 
@@ -297,9 +273,9 @@ def test_a_hit_equals_a_miss(served: dict[Positions, Served], positions: Positio
     cache: PrefixCache[EncodedUser] = PrefixCache(2**20)
     shared.cache = cache
     try:
-        history, items = _history(rng, events), _items(rng, 6)
-        missed = shared.prefix(7, history)
-        hit = shared.prefix(7, _rows_of(history, slice(None)))
+        history, items = random_history(rng, events), random_items(rng, 6)
+        missed = shared.prepare(7, history)
+        hit = shared.prepare(7, rows_of(history, slice(None)))
     finally:
         shared.cache = None
     assert hit is missed
@@ -307,44 +283,44 @@ def test_a_hit_equals_a_miss(served: dict[Positions, Served], positions: Positio
     fresh = shared.encode(7, history)
     for ours, theirs in zip(_bits(hit), _bits(fresh), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_array_equal(shared.score(hit, items).logits, shared.score(fresh, items).logits)
+    np.testing.assert_array_equal(shared.score_prepared(hit, items).logits, shared.score_prepared(fresh, items).logits)
 
 
 def test_growing_histories_extend_until_the_window_is_full(served: dict[Positions, Served]) -> None:
     """A viewer who acts between requests is extended within a bucket and encoded again at its end."""
     rng = np.random.default_rng(4)
     both = served["anchored"]
-    shared, history, items = both.shared, _history(rng, 16), _items(rng, 5)
+    shared, history, items = both.shared, random_history(rng, 16), random_items(rng, 5)
     cache: PrefixCache[EncodedUser] = PrefixCache(2**20)
     shared.cache = cache
     programs = shared.compilations
     try:
         for events in range(17):
-            so_far = _rows_of(history, slice(0, events))
-            found = shared.score(shared.prefix(7, so_far), items)
+            so_far = rows_of(history, slice(0, events))
+            found = shared.score_prepared(shared.prepare(7, so_far), items)
             np.testing.assert_allclose(found.logits, both.plain.score(7, so_far, items).logits, **CLOSE)
     finally:
         shared.cache = None
     stats = cache.stats()
-    # Encoded at 0 events, at 7 (the next bucket) and at 13 to 16, where old events leave the window.
-    assert (stats.hits, stats.extended, stats.misses) == (0, 11, 6)
-    assert stats.entries == 6, "an extended prefix takes the place of the shorter one"
+    # Encoded at 0 events and at 13 to 16, where old events leave the window.
+    assert (stats.hits, stats.extended, stats.misses) == (0, 12, 5)
+    assert stats.entries == 5, "an extended prefix takes the place of the shorter one"
     assert shared.compilations == programs
 
 
 def test_nothing_recompiles_while_serving(served: dict[Positions, Served], rng: np.random.Generator) -> None:
     """Requests of any size run the programs compiled at warm-up."""
     shared = served["anchored"].shared
-    assert shared.compilations == 2 + 2 * 2 + 2
+    assert shared.compilations == 2 + 2 * 2 + 3
     for events, count in ((0, 0), (0, 1), (3, 4), (6, 5), (7, 16), (12, 40), (30, 3)):
-        user = shared.encode(5, _history(rng, events))
-        shared.extend(user, _history(rng, 2))
-        scores = shared.score(user, _items(rng, count))
+        user = shared.encode(5, random_history(rng, events))
+        shared.extend(user, random_history(rng, 2))
+        scores = shared.score_prepared(user, random_items(rng, count))
         assert scores.logits.shape == (count, ACTIONS)
         assert scores.logits.dtype == np.float32
     bare = Items([1, 2], [3, 4])
-    shared.score(shared.encode(0, History.empty(ACTIONS)), bare)
-    assert shared.compilations == 8
+    shared.score_prepared(shared.encode(0, History.empty(ACTIONS)), bare)
+    assert shared.compilations == 9
 
 
 INPUTS: dict[str, Callable[[Any], Any]] = {
@@ -363,7 +339,7 @@ def test_every_input_is_in_the_key(
 ) -> None:
     """Changing any input of any event that the model reads, or the viewer, changes the key; leaving all keeps it."""
     shared = served["anchored"].shared
-    history = _history(np.random.default_rng(seed), events)
+    history = random_history(np.random.default_rng(seed), events)
     place = data.draw(st.integers(max(events - WINDOW, 0), events - 1))
     values = getattr(history, name).copy()
     values[place] = INPUTS[name](values[place])
@@ -374,13 +350,15 @@ def test_every_input_is_in_the_key(
     assert shared.keys(8, history)[0] != key
 
 
-def test_every_setting_is_in_the_key(small_ranker: Artifact) -> None:
+def test_every_setting_is_in_the_key(strong_ranker: Artifact) -> None:
     """Parameters, precision, positions and bucket each make another key; a named version makes the same one."""
-    history = _history(np.random.default_rng(0), 5)
+    history = random_history(np.random.default_rng(0), 5)
 
     def key(positions: Positions = "anchored", **options: Any) -> Any:
-        options = {"version": "one", "history_buckets": (WINDOW,)} | options
-        return PrefixRanker(_artifact(small_ranker, positions), **options).keys(7, history)[0]
+        version = options.pop("version", "one")
+        return PrefixRanker(_artifact(strong_ranker, positions), BackendOptions(**options), version=version).keys(
+            7, history
+        )[0]
 
     assert key() == key()
     others = [key("right"), key("slot"), key(version="two"), key(precision="bfloat16"), key(history_buckets=(6,))]
@@ -415,7 +393,7 @@ def compiled() -> dict[str, str]:
         }
         return tree._replace(**sized)
 
-    users, events, candidates = prefix.split_batch(*(wider(tree) for tree in batch))
+    users, events, candidates = split_batch(*(wider(tree) for tree in batch))
     events = events._replace(dwell_seconds=np.zeros((2, 63), np.float32))
     weights = arrange(init_params(config, jax.random.PRNGKey(0)), config, "bfloat16")
     encode = jax.jit(lambda w, u, e: prefix.encode(w, config, u, e)).lower(weights, users, events)
@@ -443,44 +421,44 @@ def test_bfloat16_products_are_fused(compiled: dict[str, str], part: str) -> Non
     assert len(re.findall(r"ynn_fusion[\w.]* = ", hlo)) >= hlo.count(" dot(")
 
 
-def test_bfloat16_scores_are_close(small_ranker: Artifact, served: dict[Positions, Served]) -> None:
+def test_bfloat16_scores_are_close(strong_ranker: Artifact, served: dict[Positions, Served]) -> None:
     """Bfloat16 products give float32 scores near those of float32 ones, and half the bytes of keys and values."""
     rng = np.random.default_rng(2)
-    artifact = _artifact(small_ranker, "anchored")
-    half = PrefixRanker(artifact, precision="bfloat16", candidate_buckets=(16,), most_new_events=4)
+    artifact = _artifact(strong_ranker, "anchored")
+    half = PrefixRanker(artifact, BackendOptions(precision="bfloat16", candidate_buckets=(16,), most_new_events=4))
     shared = served["anchored"].shared
-    history, items = _history(rng, 10), _items(rng, 12)
+    history, items = random_history(rng, 10), random_items(rng, 12)
     user, wide = half.encode(7, history), shared.encode(7, history)
-    found, wanted = half.score(user, items), shared.score(wide, items)
+    found, wanted = half.score_prepared(user, items), shared.score_prepared(wide, items)
     assert found.logits.dtype == np.float32
     np.testing.assert_allclose(found.logits, wanted.logits, rtol=0, atol=0.05)
     assert 1.8 < wide.nbytes / user.nbytes < 2.0
 
 
-def test_january_models_serve(small_ranker: Artifact, tmp_path: Any) -> None:
+def test_january_models_serve(strong_ranker: Artifact, tmp_path: Any) -> None:
     """A January ranker loaded from disk scores as the plain one and has no continuous outputs."""
-    assert isinstance(small_ranker.config, RankerConfig)
-    config = attrs.evolve(small_ranker.config, release="january")
-    artifact = attrs.evolve(small_ranker, config=config, params=init_params(config, jax.random.PRNGKey(3)))
+    assert isinstance(strong_ranker.config, RankerConfig)
+    config = attrs.evolve(strong_ranker.config, release="january")
+    artifact = attrs.evolve(strong_ranker, config=config, params=init_params(config, jax.random.PRNGKey(3)))
     save_artifact(tmp_path, artifact)
     rng = np.random.default_rng(2)
-    history, items = _history(rng, 10), _items(rng, 3)
-    shared = PrefixRanker.load(tmp_path, candidate_buckets=(4,))
-    found = shared.score(shared.prefix(7, history), items)
+    history, items = random_history(rng, 10), random_items(rng, 3)
+    shared = load_ranker(tmp_path, "kv_cache", BackendOptions(candidate_buckets=(4,)))
+    found = shared.score_prepared(shared.prepare(7, history), items)
     assert found.continuous is None
-    wanted = Ranker(artifact, candidate_buckets=(4,)).score(7, history, items)
+    wanted = JitRanker(artifact, BackendOptions(candidate_buckets=(4,))).score(7, history, items)
     np.testing.assert_allclose(found.logits, wanted.logits, **CLOSE)
 
 
-def test_unusable_settings_say_why(small_ranker: Artifact, small_retrieval: Artifact, tiny: Any) -> None:
+def test_unusable_settings_say_why(strong_ranker: Artifact, small_retrieval: Artifact, tiny: Any) -> None:
     """The other model, an unknown precision, wrong widths and missing rows are refused."""
     with pytest.raises(TypeError, match="wants a ranker"):
         PrefixRanker(small_retrieval)
-    with pytest.raises(ValueError, match="precision must be float32 or bfloat16"):
-        PrefixRanker(small_ranker, precision="float16")  # type: ignore[arg-type] # what a settings file may say
-    with pytest.raises(ValueError, match="most_new_events"):
-        PrefixRanker(small_ranker, most_new_events=-1)
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, int8, found 'float16'"):
+        BackendOptions(precision="float16")  # type: ignore[arg-type] # what a settings file may say
+    with pytest.raises(ValueError, match="most_new_events must not be negative"):
+        BackendOptions(most_new_events=-1)
     with pytest.raises(ValueError, match="knows 5 actions, the history has 3"):
-        PrefixRanker(small_ranker).encode(1, History.empty(3))
+        PrefixRanker(strong_ranker).encode(1, History.empty(3))
     with pytest.raises(ValueError, match="candidate post and author embeddings"):
-        prefix.split_batch(tiny.batch, tiny.embeddings._replace(candidate_post_embeddings=None))
+        split_batch(tiny.batch, tiny.embeddings._replace(candidate_post_embeddings=None))

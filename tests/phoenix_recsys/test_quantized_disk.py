@@ -85,7 +85,7 @@ def test_an_artifact_is_quantised_without_its_float_tables(published_ranker: Art
     save_artifact(tmp_path / "model", published_ranker)
     write_tables_from_npz(tmp_path / "q", tmp_path / "model" / "embedding_tables.npz", chunk_rows=64)
     found = QuantizedTables.open(tmp_path / "q", hash_params=published_ranker.hash_params)
-    for mine, table in zip(found.tables, published_ranker.tables, strict=True):
+    for mine, table in zip(found.tables, published_ranker.float_tables, strict=True):
         assert np.array_equal(mine.rows, quantize_rows(np.asarray(table))[0])
     other = HashParams.random(0, user_vocab_size=7, item_vocab_size=8, author_vocab_size=9)
     with pytest.raises(ArtifactError, match=r"wanted \[7, 8, 9\] rows for user, item, author"):

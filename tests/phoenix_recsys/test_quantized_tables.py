@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from phoenix_recsys.errors import ArtifactError
-from phoenix_recsys.hashing import RESERVED_ROWS, HashParams, as_uint64
+from phoenix_recsys.hashing import RESERVED_ROWS, HashParams
 from phoenix_recsys.inputs import RankerBatch, RetrievalBatch
 from phoenix_recsys.quantized_rows import quantize_rows
 from phoenix_recsys.quantized_tables import (
     QuantizedTable,
     QuantizedTables,
-    object_ids_as_uint64,
     reserve_tables,
     write_tables,
 )
@@ -368,37 +367,3 @@ def test_hashing_a_hundred_million_rows_stays_in_range() -> None:
     assert rows.min() > 1065
     assert rows.max() < 100_001_065
     assert np.unique(rows).size > 19_000
-
-
-# --- ids ----------------------------------------------------------------------------------------------------------
-
-
-@given(ids=st.lists(st.integers(-(2**63), 2**64 - 1), max_size=20))
-def test_python_integers_become_ids_without_a_loop(ids: list[int]) -> None:
-    """Lists, arrays of objects and arrays of numbers give what the step per id gives."""
-    objects = np.array(ids, object)
-    wanted = as_uint64(objects)
-    for given_ids in (ids, objects, objects.reshape(-1, 1), wanted, wanted.view(np.int64)):
-        found = object_ids_as_uint64(given_ids)
-        assert found.dtype == np.uint64
-        assert np.array_equal(found.reshape(-1), wanted)
-
-
-@pytest.mark.parametrize(
-    ("ids", "error", "message"),
-    [
-        ([1.5, 2**64 - 1], TypeError, "integers"),
-        (np.array([True, 2**64 - 1], object), TypeError, "integers, found bool"),
-        (np.array(["1"], object), TypeError, "integers, found str"),
-        (np.array([None, 1], object), TypeError, "integers, found NoneType"),
-        (np.array([0.5]), TypeError, "integers"),
-        ([2**64, 1], OverflowError, f"64 bits, found {2**64}"),
-        ([-(2**63) - 1, 2**63], OverflowError, f"64 bits, found {-(2**63) - 1}"),
-    ],
-)
-def test_what_is_no_id_is_refused(ids: Any, error: type[Exception], message: str) -> None:
-    """The same things are refused as by the step per id."""
-    with pytest.raises(error, match=message):
-        object_ids_as_uint64(ids)
-    with pytest.raises(error):
-        as_uint64(ids)

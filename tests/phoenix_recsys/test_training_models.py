@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from phoenix_recsys.artifact import load_artifact
+from phoenix_recsys.backend_registry import load_ranker
 from phoenix_recsys.config import RankerConfig, RetrievalConfig, UserPooling
-from phoenix_recsys.infer import Ranker, Retrieval
+from phoenix_recsys.infer import Retrieval
+from phoenix_recsys.plain_backend import JitRanker
 from phoenix_recsys.requests import History, Items
 from phoenix_recsys.training import (
     Catalogue,
@@ -84,7 +86,7 @@ class Trained:
     data: Interactions
     directory: Path
     report: TrainingReport
-    ranker: Ranker
+    ranker: JitRanker
     retrieval: Retrieval
 
     def history(self, user: int, count: int = 8) -> History:
@@ -100,7 +102,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = tmp_path_factory.mktemp("trained")
     data = planted()
     report = train_phoenix(data, out, RECIPE, progress=False)
-    return Trained(data, out, report, Ranker.load(out / "ranker"), Retrieval.load(out / "retrieval"))
+    ranker = load_ranker(out / "ranker", "jit")
+    assert isinstance(ranker, JitRanker)
+    return Trained(data, out, report, ranker, Retrieval.load(out / "retrieval"))
 
 
 CATALOGUE = Items(np.arange(1, ITEMS + 1), np.arange(1, ITEMS + 1) % 6 + 100)
@@ -293,7 +297,7 @@ def test_all_prefixes_at_once_are_the_served_ranker_scores() -> None:
     data = attrs.evolve(data, catalogue=catalogue, times=late, dwell_seconds=rng.random(len(data)) * 40)
     _, stage, plan = stage_of(data)
     start = shaken(stage.initial())
-    served = Ranker(load_artifact_like(plan, start, "ranker"))
+    served = JitRanker(load_artifact_like(plan, start, "ranker"))
     feed = next(stage.feeds(0))
     batch = feed.batch
     candidates = Candidates(
@@ -466,7 +470,7 @@ def test_logged_impressions_are_the_negatives(tmp_path: Path) -> None:
     )
     report = train_phoenix(data, tmp_path, recipe, progress=False)
     assert report.record["ranker"]["negatives"] == "logged"
-    ranker = Ranker.load(tmp_path / "ranker")
+    ranker = load_ranker(tmp_path / "ranker", "jit")
     margin = []
     for user in (1, 2, 3, 4):
         rows = np.flatnonzero((data.user_ids == user) & (data.actions != 0).any(axis=1))[:6]

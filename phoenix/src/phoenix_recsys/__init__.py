@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from phoenix_recsys.artifact import Artifact, load_artifact, save_artifact
+    from phoenix_recsys.backend import BackendOptions, RankerBackend
+    from phoenix_recsys.backend_registry import load_ranker, make_backend
     from phoenix_recsys.config import HashConfig, RankerConfig, RetrievalConfig, TransformerConfig
     from phoenix_recsys.errors import ArtifactError, PhoenixError
     from phoenix_recsys.hashing import EntityHash, HashParams
-    from phoenix_recsys.infer import Ranker, Retrieval
+    from phoenix_recsys.infer import Retrieval
     from phoenix_recsys.requests import History, Items, Scores
     from phoenix_recsys.tables import EmbeddingTables
 
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "BackendOptions",
     "EmbeddingTables",
     "EntityHash",
     "HashConfig",
@@ -29,22 +32,26 @@ __all__ = [
     "History",
     "Items",
     "PhoenixError",
-    "Ranker",
+    "RankerBackend",
     "RankerConfig",
     "Retrieval",
     "RetrievalConfig",
     "Scores",
     "TransformerConfig",
     "load_artifact",
+    "load_ranker",
+    "make_backend",
     "save_artifact",
 ]
 
 _HOMES = {
     "artifact": ("Artifact", "load_artifact", "save_artifact"),
+    "backend": ("BackendOptions", "RankerBackend"),
+    "backend_registry": ("load_ranker", "make_backend"),
     "config": ("HashConfig", "RankerConfig", "RetrievalConfig", "TransformerConfig"),
     "errors": ("ArtifactError", "PhoenixError"),
     "hashing": ("EntityHash", "HashParams"),
-    "infer": ("Ranker", "Retrieval"),
+    "infer": ("Retrieval",),
     "requests": ("History", "Items", "Scores"),
     "tables": ("EmbeddingTables",),
 }

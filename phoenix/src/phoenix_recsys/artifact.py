@@ -1,11 +1,13 @@
-"""Artifact directories: config.json, model_params.npz and embedding_tables.npz of one model.
+"""Artifact directories of one model: published ones in float32 or float16, and quantised ones mapped from the disk.
 
-The layout is that of the published May 2026 artifacts, so an unchanged published directory loads. Each model
-is read with its own configuration.
+The published layout (config.json, model_params.npz, embedding_tables.npz) is that of the May 2026 artifacts, so an
+unchanged published directory loads. A quantised one (config.json, quantized_params/, quantized_tables/) holds int8
+matrices and tables; see :mod:`phoenix_recsys.quantized_artifact`. Each model is read with its own configuration.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -16,11 +18,23 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_recsys import quantized_artifact
 from phoenix_recsys.config import Positions, RankerConfig, RetrievalConfig
 from phoenix_recsys.config_json import CONFIG_FILE, ConfigReader, Kind, config_entries
 from phoenix_recsys.errors import ArtifactError
 from phoenix_recsys.hashing import HashParams
-from phoenix_recsys.npz import Header, npz_bytes, read_npz, write_atomically
+from phoenix_recsys.mmap_npy import MANIFEST_FILE, npz_blocks
+from phoenix_recsys.npz import Header, npz_bytes, read_headers, read_npz, write_atomically
+from phoenix_recsys.quantized_artifact import (
+    CONTENT_KEY,
+    PARAMS_DIRECTORY,
+    TABLES_DIRECTORY,
+    Parameter,
+    QuantizedParts,
+    Verified,
+)
+from phoenix_recsys.quantized_tables import QuantizedTable, QuantizedTables, write_tables
+from phoenix_recsys.quantized_weights import QuantizedMatrix
 from phoenix_recsys.tables import EmbeddingTables
 from phoenix_recsys.transforms import Params, parameter_shapes
 
@@ -31,7 +45,9 @@ LOG_TEMPERATURE = "~/log_temperature"
 
 MODEL_PATHS: dict[Kind, str] = {"ranker": "phoenix_model", "retrieval": "phoenix_retrieval_model"}
 WRONG_MODEL = "The parameters do not belong to this config.json: restore the matching file, or rebuild the model."
+REBUILD = "The training run diverged or the file is damaged: rebuild the model."
 TABLE_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
+CHECKED_ROWS = 1 << 14
 
 
 @attrs.frozen(eq=False)
@@ -40,8 +56,9 @@ class Artifact:
 
     Attributes:
         config: the model's configuration.
-        params: module path to name to float32 array, as haiku's ``apply`` takes it.
-        tables: float32 embedding tables [V, D].
+        params: module path to name to float32 array, as haiku's ``apply`` takes it; of a quantised ranker the
+            matrices are :class:`~phoenix_recsys.quantized_weights.QuantizedMatrix`.
+        tables: float32 embedding tables [V, D], or quantised ones.
         hash_params: hash constants; their vocabulary sizes equal the tables' rows.
         served_heads: names of the action heads fit for serving, or None for all.
         metadata: anything else worth recording (training settings, data set); plain JSON values.
@@ -49,7 +66,7 @@ class Artifact:
 
     config: RankerConfig | RetrievalConfig
     params: Params
-    tables: EmbeddingTables
+    tables: EmbeddingTables | QuantizedTables
     hash_params: HashParams
     served_heads: tuple[str, ...] | None = None
     metadata: Mapping[str, Any] = attrs.field(factory=dict)
@@ -59,51 +76,58 @@ class Artifact:
         """``ranker`` or ``retrieval``."""
         return "ranker" if isinstance(self.config, RankerConfig) else "retrieval"
 
+    @property
+    def float_tables(self) -> EmbeddingTables:
+        """The tables, where they are not quantised.
+
+        Raises:
+            TypeError: if they are.
+        """
+        if isinstance(self.tables, QuantizedTables):
+            raise TypeError("wanted an artifact with float tables, found quantised ones; load the float artifact")
+        return self.tables
+
 
 def load_artifact(
-    directory: Path | str, *, kind: Kind | None = None, default_positions: Positions = "anchored"
+    directory: Path | str,
+    *,
+    kind: Kind | None = None,
+    default_positions: Positions = "anchored",
+    quantize_tables: bool = False,
 ) -> Artifact:
     """Read and check an artifact directory.
 
+    A published one is read whole. A quantised one is mapped: matrices and table rows are read where and when they are
+    used, and what only reading them can tell, :func:`verify_artifact` does.
+
     Args:
-        directory: holds the three files.
+        directory: the artifact, of either format.
         kind: the model wanted; None takes whichever it is.
         default_positions: the ranker's positions where config.json names none (published files do not).
+        quantize_tables: quantise the tables of a published artifact while they are read, block after block, so that
+            no float table is ever held.
 
     Raises:
         ArtifactError: if a file is missing, damaged, or does not fit the others; names file and entry.
     """
     directory = Path(directory)
-    reader = ConfigReader.read(directory / CONFIG_FILE)
-    params_path, tables_path = directory / PARAMS_FILE, directory / TABLES_FILE
-    found: list[RankerConfig | RetrievalConfig] = []
-
-    def check_params(headers: Mapping[str, Header]) -> None:
-        actual = _kind_of(params_path, headers)
-        stated = reader.choice("kind", ("ranker", "retrieval"), actual)
-        if stated != actual:
-            raise reader.fail("kind", f"{actual}, as the parameters in {PARAMS_FILE} say", stated)
-        if kind is not None and kind != actual:
-            advice = f"Point to the {kind} directory of the model."
-            raise ArtifactError(directory, None, f"a {kind} model", f"a {actual} model", advice)
-        config = reader.config(actual, {name: header.shape for name, header in headers.items()}, default_positions)
-        _check_parameters(params_path, config, headers)
-        found.append(config)
-
-    flat = read_npz(params_path, check_params)
-    config = found[0]
-    hash_params = reader.hash_params(config.hash_config)
-    tables = _read_tables(tables_path, config, hash_params)
-    _check_finite(params_path, flat)
-    _check_content(reader, params_path, tables_path)
-    served = reader.names("served_heads")
-    unknown = sorted(set(served or ()) - set(config.action_names or served or ()))
-    if unknown:
-        raise reader.fail("served_heads", "names out of action_names", ", ".join(unknown))
-    metadata = reader.entries.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise reader.fail("metadata", "an object", repr(metadata)[:80])
-    return Artifact(config, _nested(flat), tables, hash_params, served, metadata)
+    reader = _reader(directory)
+    if _is_quantized(directory, reader):
+        return _load_quantized(directory, reader, kind, default_positions)[0]
+    model = _load_params(directory, reader, kind, default_positions)
+    tables_path = directory / TABLES_FILE
+    if quantize_tables:
+        _check_tables(tables_path, model.config, model.hash_params, read_headers(tables_path))
+        _check_content(reader, directory)
+        return attrs.evolve(model, tables=_quantized_while_read(tables_path, model.hash_params))
+    arrays = read_npz(tables_path, lambda headers: _check_tables(tables_path, model.config, model.hash_params, headers))
+    _check_finite(tables_path, arrays)
+    _check_content(reader, directory)
+    names = (f"{name}_embeddings" for name in EmbeddingTables._fields)
+    tables = [arrays[name].astype(np.float32, copy=False) for name in names]
+    for table in tables:
+        table.flags.writeable = False  # so that a device may share them
+    return attrs.evolve(model, tables=EmbeddingTables(*tables))
 
 
 def save_artifact(
@@ -111,41 +135,44 @@ def save_artifact(
 ) -> None:
     """Write an artifact directory; equal artifacts give equal bytes.
 
-    Each file is replaced atomically, config.json last; it holds a checksum over the others, so that a
-    directory caught between two versions is refused rather than misread. Other files in the directory are
-    left alone.
+    In the published format each file is replaced atomically, config.json last; it holds a checksum over the others, so
+    that a directory caught between two versions is refused rather than misread. Other files in the directory are left
+    alone. With quantised tables the quantised format is written, and the directory is replaced as a whole.
 
     Args:
-        directory: created where missing.
+        directory: created where missing. A directory of the other format is not written to.
         artifact: parameters and tables may be JAX or numpy arrays.
-        table_dtype: ``float16`` halves the tables; they are float32 again when loaded.
+        table_dtype: ``float16`` halves float tables; they are float32 again when loaded. Quantised ones stay as
+            they are.
 
     Raises:
-        ArtifactError: if the parts do not fit each other or hold NaN or infinite values; nothing is written
-            then.
+        ArtifactError: if the parts do not fit each other or hold NaN or infinite values, or something else is in the
+            way; nothing is written then.
     """
     directory = Path(directory)
-    flat: dict[str, npt.NDArray[Any]] = {
-        f"{module}/{name}": np.asarray(value, np.float32)
-        for module, entries in artifact.params.items()
-        for name, value in entries.items()
-    }
+    entries = _entries(artifact)
+    flat = flat_params(artifact.params)
+    if isinstance(artifact.tables, QuantizedTables):
+        _save_quantized(directory, artifact.config, artifact.hash_params, entries, flat, artifact.tables)
+        return
     params_path, tables_path = directory / PARAMS_FILE, directory / TABLES_FILE
-    headers = {name: Header(value.shape, value.dtype) for name, value in flat.items()}
-    _check_parameters(params_path, artifact.config, headers)
-    _check_finite(params_path, flat)
+    quantized = sorted(name for name, value in flat.items() if isinstance(value, QuantizedMatrix))
+    if quantized:
+        advice = "Quantise the tables too (QuantizedTables.quantize), or save the model before quantising it."
+        raise ArtifactError(params_path, quantized[0], "floating point numbers beside float tables", "int8", advice)
+    _check_parameters(params_path, artifact.config, _param_headers(flat))
+    _check_finite_params(params_path, flat)
     with np.errstate(over="ignore"):  # an overflow becomes infinite and is reported below, with its place
         tables = {name: np.asarray(value).astype(table_dtype) for name, value in _named(artifact.tables).items()}
     shapes = {name: Header(value.shape, value.dtype) for name, value in tables.items()}
     _check_tables(tables_path, artifact.config, artifact.hash_params, shapes)
     _check_finite(tables_path, tables)
-    params_bytes, tables_bytes = npz_bytes(flat), npz_bytes(tables)
-    entries = config_entries(artifact.config, artifact.hash_params)
-    if artifact.served_heads is not None:
-        entries["served_heads"] = list(artifact.served_heads)
-    if artifact.metadata:
-        entries["metadata"] = dict(artifact.metadata)
-    entries["content_sha256"] = hashlib.sha256(params_bytes + tables_bytes).hexdigest()
+    for name in (PARAMS_DIRECTORY, TABLES_DIRECTORY):
+        if (directory / name).exists():
+            advice = "Choose another directory, or remove it yourself if it is not needed."
+            raise ArtifactError(directory / name, None, "no quantised artifact in the way", "one that is", advice)
+    params_bytes, tables_bytes = npz_bytes({k: np.asarray(v) for k, v in flat.items()}), npz_bytes(tables)
+    entries[CONTENT_KEY] = hashlib.sha256(params_bytes + tables_bytes).hexdigest()
     text = json.dumps(entries, indent=1, sort_keys=True, allow_nan=False) + "\n"
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(params_path, params_bytes)
@@ -153,16 +180,201 @@ def save_artifact(
     write_atomically(directory / CONFIG_FILE, text.encode())
 
 
-def _named(tables: EmbeddingTables) -> dict[str, Any]:
-    return {f"{name}_embeddings": table for name, table in tables._asdict().items()}
+def verify_artifact(directory: Path | str) -> Verified:
+    """Read everything that an artifact directory of either format holds and compare all checksums.
+
+    Tables are read block after block, so that they need not fit in memory.
+
+    Raises:
+        ArtifactError: if a file is missing, damaged, does not fit the others, or holds what it must not.
+    """
+    directory = Path(directory)
+    reader = _reader(directory)
+    if _is_quantized(directory, reader):
+        return quantized_artifact.verify_parts(directory, _load_quantized(directory, reader, None, "anchored")[1])
+    model = load_float_model(directory)
+    params, tables_path = flat_params(model.params), directory / TABLES_FILE
+    nbytes = sum(value.nbytes for value in params.values())
+    for name in _named(model.tables):
+        first = 0
+        for block in npz_blocks(tables_path, name, CHECKED_ROWS):
+            _check_finite(tables_path, {name: block}, first)
+            first += len(block)
+            nbytes += block.nbytes
+    return Verified(len(params) + len(EmbeddingTables._fields), nbytes)
 
 
-def _nested(flat: Mapping[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt.NDArray[np.float32]]]:
-    nested: dict[str, dict[str, npt.NDArray[np.float32]]] = {}
+def load_float_model(directory: Path) -> Artifact:
+    """A published artifact without its tables, of which shapes and checksum alone are looked at.
+
+    Returns:
+        the artifact, with tables of no rows.
+
+    Raises:
+        ArtifactError: as :func:`load_artifact`, and if the artifact is quantised.
+    """
+    reader = _reader(directory)
+    if _is_quantized(directory, reader):
+        advice = "It is quantised already: copy the directory, or start from the model that it was made of."
+        raise ArtifactError(directory, None, "a float artifact", "a quantised one", advice)
+    model = _load_params(directory, reader, None, "anchored")
+    path = directory / TABLES_FILE
+    _check_tables(path, model.config, model.hash_params, read_headers(path))
+    _check_content(reader, directory)
+    return model
+
+
+def _entries(artifact: Artifact) -> dict[str, Any]:
+    """What config.json says of an artifact, without format and checksum."""
+    entries = config_entries(artifact.config, artifact.hash_params)
+    if artifact.served_heads is not None:
+        entries["served_heads"] = list(artifact.served_heads)
+    if artifact.metadata:
+        entries["metadata"] = dict(artifact.metadata)
+    return entries
+
+
+def flat_params(params: Params) -> dict[str, Parameter]:
+    """Parameters by ``module path/name``, on the host: float32 arrays or quantised matrices."""
+    return {
+        f"{module}/{name}": QuantizedMatrix(np.asarray(value.values), np.asarray(value.scales))
+        if isinstance(value, QuantizedMatrix)
+        else np.asarray(value, np.float32)
+        for module, entries in params.items()
+        for name, value in entries.items()
+    }
+
+
+def _reader(directory: Path) -> ConfigReader:
+    return ConfigReader.read(directory / CONFIG_FILE)
+
+
+def _is_quantized(directory: Path, reader: ConfigReader) -> bool:
+    return quantized_artifact.is_quantized(directory, reader, (PARAMS_FILE, TABLES_FILE))
+
+
+def _load_params(directory: Path, reader: ConfigReader, kind: Kind | None, default_positions: Positions) -> Artifact:
+    """A published artifact with tables of no rows."""
+    path = directory / PARAMS_FILE
+    found: list[RankerConfig | RetrievalConfig] = []
+    flat = read_npz(path, lambda headers: found.append(_config(path, reader, headers, kind, default_positions)))
+    _check_finite_params(path, flat)
+    config = found[0]
+    nothing = EmbeddingTables(*(np.zeros((0, config.emb_size), np.float32) for _ in EmbeddingTables._fields))
+    params = {name: value.astype(np.float32, copy=False) for name, value in flat.items()}
+    hash_params = reader.hash_params(config.hash_config)
+    return Artifact(config, _nested(params), nothing, hash_params, *_described(reader, config))
+
+
+def _quantized_while_read(path: Path, hash_params: HashParams) -> QuantizedTables:
+    tables = []
+    for name in EmbeddingTables._fields:
+        blocks, rows = npz_blocks(path, f"{name}_embeddings"), getattr(hash_params, name).vocab_size
+        try:
+            table = QuantizedTable.quantize(blocks, name=name, num_rows=rows)
+        except ValueError as error:
+            raise ArtifactError(path, f"{name}_embeddings", "finite numbers", str(error), REBUILD) from error
+        # Read-only arrays become a device's without a copy; nobody else holds these.
+        table.rows.flags.writeable = table.scales.flags.writeable = False
+        tables.append(table)
+    return QuantizedTables(*tables)
+
+
+def _load_quantized(
+    directory: Path, reader: ConfigReader, kind: Kind | None, default_positions: Positions
+) -> tuple[Artifact, QuantizedParts]:
+    path = directory / PARAMS_DIRECTORY / MANIFEST_FILE
+    found: list[tuple[RankerConfig | RetrievalConfig, HashParams]] = []
+
+    def check(params: Mapping[str, Parameter]) -> HashParams:
+        config = _config(path, reader, _param_headers(params), kind, default_positions)
+        _check_finite_params(path, params)
+        found.append((config, reader.hash_params(config.hash_config)))
+        return found[0][1]
+
+    parts = quantized_artifact.open_parts(directory, check)
+    config, hash_params = found[0]
+    tables_path = directory / TABLES_DIRECTORY / MANIFEST_FILE
+    _check_width(tables_path, config, parts.tables)
+    quantized_artifact.check_content(reader, parts.checksum)
+    described = _described(reader, config)
+    return Artifact(config, _nested(parts.params), parts.tables, hash_params, *described), parts
+
+
+def _save_quantized(
+    directory: Path,
+    config: RankerConfig | RetrievalConfig,
+    hash_params: HashParams,
+    entries: Mapping[str, Any],
+    flat: Mapping[str, Parameter],
+    tables: QuantizedTables,
+) -> None:
+    path = directory / PARAMS_DIRECTORY
+    _check_parameters(path, config, _param_headers(flat))
+    _check_finite_params(path, flat)
+    _check_width(directory / TABLES_DIRECTORY, config, tables)
+    rows = [table.num_rows for table in tables.tables]
+    wanted = [hash_params.user.vocab_size, hash_params.item.vocab_size, hash_params.author.vocab_size]
+    if rows != wanted:
+        wanted_text = f"{wanted} rows for user, item, author, the vocabulary sizes of the hashes"
+        raise ArtifactError(directory / TABLES_DIRECTORY, None, wanted_text, str(rows), WRONG_MODEL)
+
+    def copy_tables(target: Path) -> None:
+        write_tables(target, user=tables.user, item=tables.item, author=tables.author)
+
+    quantized_artifact.write_artifact(directory, entries, flat, copy_tables)
+
+
+def _config(
+    path: Path,
+    reader: ConfigReader,
+    headers: Mapping[str, Header],
+    kind: Kind | None,
+    default_positions: Positions,
+) -> RankerConfig | RetrievalConfig:
+    """The configuration, once the parameters are those of the model that it describes and that is wanted."""
+    actual = _kind_of(path, headers)
+    stated = reader.choice("kind", ("ranker", "retrieval"), actual)
+    if stated != actual:
+        raise reader.fail("kind", f"{actual}, as the parameters in {path.name} say", stated)
+    if kind is not None and kind != actual:
+        advice = f"Point to the {kind} directory of the model."
+        raise ArtifactError(reader.path.parent, None, f"a {kind} model", f"a {actual} model", advice)
+    config = reader.config(actual, {name: header.shape for name, header in headers.items()}, default_positions)
+    _check_parameters(path, config, headers)
+    return config
+
+
+def _described(
+    reader: ConfigReader, config: RankerConfig | RetrievalConfig
+) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    served = reader.names("served_heads")
+    unknown = sorted(set(served or ()) - set(config.action_names or served or ()))
+    if unknown:
+        raise reader.fail("served_heads", "names out of action_names", ", ".join(unknown))
+    metadata = reader.entries.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise reader.fail("metadata", "an object", repr(metadata)[:80])
+    return served, metadata
+
+
+def _named(tables: EmbeddingTables | QuantizedTables) -> dict[str, Any]:
+    return {f"{name}_embeddings": getattr(tables, name) for name in EmbeddingTables._fields}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    nested: dict[str, dict[str, Any]] = {}
     for path, value in flat.items():
         module, _, name = path.rpartition("/")
-        nested.setdefault(module, {})[name] = value.astype(np.float32, copy=False)
+        nested.setdefault(module, {})[name] = value
     return nested
+
+
+def _param_headers(flat: Mapping[str, Parameter]) -> dict[str, Header]:
+    return {
+        name: Header(value.shape, np.dtype(np.float32) if isinstance(value, QuantizedMatrix) else value.dtype)
+        for name, value in flat.items()
+    }
 
 
 def _kind_of(path: Path, headers: Mapping[str, Header]) -> Kind:
@@ -173,8 +385,13 @@ def _kind_of(path: Path, headers: Mapping[str, Header]) -> Kind:
     raise ArtifactError(path, None, wanted, f"{len(headers)} entries, none of them there", WRONG_MODEL)
 
 
+@functools.lru_cache(maxsize=32)
+def _shapes(config: RankerConfig | RetrievalConfig) -> Mapping[str, tuple[int, ...]]:
+    return parameter_shapes(config)  # traces the model, which takes longer than reading a small artifact
+
+
 def _check_parameters(path: Path, config: RankerConfig | RetrievalConfig, headers: Mapping[str, Header]) -> None:
-    wanted = parameter_shapes(config)
+    wanted = _shapes(config)
     for name, header in sorted(headers.items()):
         shape = () if name == LOG_TEMPERATURE else wanted.get(name)
         if shape is None:
@@ -206,31 +423,43 @@ def _check_tables(
         raise ArtifactError(path, extra[0], "three tables only", "one more entry", WRONG_MODEL)
 
 
-def _read_tables(path: Path, config: RankerConfig | RetrievalConfig, hashes: HashParams) -> EmbeddingTables:
-    arrays = read_npz(path, lambda headers: _check_tables(path, config, hashes, headers))
-    _check_finite(path, arrays)
-    names = (f"{name}_embeddings" for name in EmbeddingTables._fields)
-    return EmbeddingTables(*(arrays[name].astype(np.float32, copy=False) for name in names))
+def _check_width(path: Path, config: RankerConfig | RetrievalConfig, tables: QuantizedTables) -> None:
+    if tables.emb_size != config.emb_size:
+        wanted = f"rows of width {config.emb_size} (emb_size of {CONFIG_FILE})"
+        raise ArtifactError(path, "arrays", wanted, str(tables.emb_size), WRONG_MODEL)
 
 
-def _check_finite(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+def _check_finite_params(path: Path, flat: Mapping[str, Parameter]) -> None:
+    """Float parameters and the scales of quantised ones."""
+    parts = {name: value.scales if isinstance(value, QuantizedMatrix) else value for name, value in flat.items()}
+    _check_finite(path, {name: np.asarray(value) for name, value in parts.items()})
+
+
+def _check_finite(path: Path, arrays: Mapping[str, npt.NDArray[Any]], first_row: int = 0) -> None:
     for name, array in sorted(arrays.items()):
-        bad = np.argwhere(~np.isfinite(array))
-        if len(bad):
-            found = f"{len(bad)} NaN or infinite values, the first at {bad[0].tolist()}"
-            advice = "The training run diverged or the file is damaged: rebuild the model."
-            raise ArtifactError(path, name, "finite numbers", found, advice)
+        # Block by block, so that the check of a large table takes no memory of its size.
+        blocks = range(0, len(array), CHECKED_ROWS) if array.ndim else (0,)
+        for start in blocks:
+            block = array[start : start + CHECKED_ROWS] if array.ndim else array
+            if np.isfinite(block).all():
+                continue
+            bad = np.argwhere(~np.isfinite(block))
+            place = bad[0].tolist()
+            if place:
+                place[0] += first_row + start
+            found = f"NaN or infinite values, the first at {place}"
+            raise ArtifactError(path, name, "finite numbers", found, REBUILD)
 
 
-def _check_content(reader: ConfigReader, params_path: Path, tables_path: Path) -> None:
-    stated = reader.entries.get("content_sha256")
+def _check_content(reader: ConfigReader, directory: Path) -> None:
+    stated = reader.entries.get(CONTENT_KEY)
     if stated is None:  # published directories have none
         return
     digest = hashlib.sha256()
-    for path in (params_path, tables_path):
-        with path.open("rb") as stream:
+    for name in (PARAMS_FILE, TABLES_FILE):
+        with (directory / name).open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     if stated != digest.hexdigest():
         wanted = f"the checksum of {PARAMS_FILE} and {TABLES_FILE}, {digest.hexdigest()[:12]}…"
-        raise reader.fail("content_sha256", wanted, f"{str(stated)[:12]}…")
+        raise reader.fail(CONTENT_KEY, wanted, f"{str(stated)[:12]}…")

@@ -39,9 +39,14 @@ class WrongResultsError(BatcherError):
     """``run_batch`` did not return one result for each request."""
 
 
-def _positive_int(_: object, attribute: attrs.Attribute[int], value: Any) -> None:
+def _positive_int(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{attribute.name} must be a whole number of at least 1, found {value!r}")
+
+
+def _positive_int_or_none(owner: object, attribute: attrs.Attribute[int | None], value: Any) -> None:
+    if value is not None:
+        _positive_int(owner, attribute, value)
 
 
 def _seconds(_: object, attribute: attrs.Attribute[float], value: Any) -> None:
@@ -71,6 +76,7 @@ class BatchOptions:
 
     Attributes:
         max_size: cost of a batch at most; a single request of more runs alone.
+        max_requests: requests of a batch at most, whatever their cost; None for no such limit.
         max_wait: seconds that the first request of a batch waits for others at most.
         max_queue: cost that may wait; what would exceed it is refused, unless nothing waits.
         buckets: sizes to which ``run_batch`` pads, increasing; beyond the largest, multiples of it. Empty: it does
@@ -88,6 +94,7 @@ class BatchOptions:
     """
 
     max_size: int = attrs.field(validator=_positive_int)
+    max_requests: int | None = attrs.field(default=None, validator=_positive_int_or_none)
     max_wait: float = attrs.field(default=0.002, validator=_seconds)
     max_queue: int = attrs.field(validator=_positive_int)
     buckets: tuple[int, ...] = attrs.field(default=(), converter=_as_tuple, validator=_increasing)
@@ -105,6 +112,15 @@ class BatchOptions:
     def __attrs_post_init__(self) -> None:
         if self.max_queue < self.max_size:
             raise ValueError(f"max_queue must hold a batch of max_size {self.max_size}, found {self.max_queue}")
+
+    def calls(self, size: int, requests: int) -> int:
+        """How many calls so many requests of this size together need at least."""
+        by_size = -(-size // self.max_size)
+        return by_size if self.max_requests is None else max(by_size, -(-requests // self.max_requests))
+
+    def fills(self, size: int, requests: int) -> bool:
+        """Whether requests fill a batch, by their size or their number."""
+        return size >= self.max_size or (self.max_requests is not None and requests >= self.max_requests)
 
     def padded(self, size: int) -> int:
         """The size that ``run_batch`` computes for a batch of this size."""
@@ -133,7 +149,8 @@ class BatchMetrics:
         running: requests in the batch that is running now, without those given up.
         seconds_per_unit: predicted seconds for each further (padded) cost unit of a call.
         seconds_per_call: predicted seconds for a call, whatever its size.
-        mean_fill: mean of a batch's cost over ``max_size``; an oversized request counts as 1. 0 before any batch.
+        mean_fill: mean of a batch's cost over ``max_size``, or of its requests over ``max_requests`` where that is
+            more; an oversized request counts as 1. 0 before any batch.
         mean_bucket_fill: mean of a batch's cost over its padded size. 0 before any batch.
         max_wait_seen: the longest that a started request had waited, in seconds.
     """

@@ -87,8 +87,8 @@ class BatchQueue(Generic[T]):
         Refused is what would make more than ``max_queue`` wait, and what has a deadline sooner than the estimated
         wait and the margin. The wait is estimated as what the running batch still needs (or, once it is overdue, as
         long again as it is overdue), plus the predicted time of the work ahead: what has its turns before this
-        request, in calls of ``max_size``. Where nothing waits or runs, nobody is refused: a prediction that a slow
-        call has spoilt mends only with further calls.
+        request, in calls of ``max_size`` and ``max_requests``. Where nothing waits or runs, nobody is refused: a
+        prediction that a slow call has spoilt mends only with further calls.
 
         Raises:
             Refused: for one of these reasons.
@@ -117,9 +117,9 @@ class BatchQueue(Generic[T]):
         if deadline is not None and not idle:
             left = deadline - now - self.options.margin
             # All that waits is at least what is ahead, and known without counting turns.
-            estimate = self._estimate(self._waiting_cost - cost, cost, now)
+            estimate = self._estimate(self._waiting_cost - cost, len(self._waiting) - 1, cost, now)
             if estimate > left and len(self._lines) < len(self._waiting):
-                estimate = self._estimate(self._ahead(ticket), cost, now)
+                estimate = self._estimate(*self._ahead(ticket), cost, now)
             if estimate > left:
                 self._remove(ticket)
                 self._counts["refused"] += 1
@@ -245,13 +245,16 @@ class BatchQueue(Generic[T]):
         ticket.state = state
         self._counts[state] += 1
 
-    def _ahead(self, ticket: Ticket[T]) -> int:
-        return sum(other.cost for other in itertools.takewhile(lambda other: other is not ticket, self.in_turn()))
+    def _ahead(self, ticket: Ticket[T]) -> tuple[int, int]:
+        """The cost and the number of the requests that have their turns before this one."""
+        costs = [other.cost for other in itertools.takewhile(lambda other: other is not ticket, self.in_turn())]
+        return sum(costs), len(costs)
 
-    def _estimate(self, ahead: int, cost: int, now: float) -> float:
-        work = ahead + (cost if self.options.include_own_run else 0)
+    def _estimate(self, ahead: int, requests: int, cost: int, now: float) -> float:
+        own = self.options.include_own_run
+        work, calls = ahead + own * cost, self.options.calls(ahead + own * cost, requests + own)
         running = 0.0 if self._batch_started is None else abs(self._batch_started + self._batch_seconds - now)
-        return running + self.timing.seconds(work, calls=-(-work // self.options.max_size))
+        return running + self.timing.seconds(work, calls)
 
     def _nearest_deadline(self) -> float | None:
         while self._deadlines and self._deadlines[0][1] not in self._waiting:
@@ -261,7 +264,7 @@ class BatchQueue(Generic[T]):
     def _due(self) -> float | None:
         if not self._waiting:
             return None
-        if self.draining or self._waiting_cost >= self.options.max_size:
+        if self.draining or self.options.fills(self._waiting_cost, len(self._waiting)):
             return -math.inf
         oldest = next(iter(self._waiting.values()))
         due = oldest.arrived + self.options.max_wait
@@ -280,6 +283,8 @@ class BatchQueue(Generic[T]):
         for ticket in self.in_turn():
             if chosen and size + ticket.cost > self.options.max_size:
                 break
+            if len(chosen) == self.options.max_requests:
+                break
             chosen.append(ticket)
             size += ticket.cost
         batch = tuple(chosen[: self._cut(chosen, size, now)])
@@ -292,7 +297,7 @@ class BatchQueue(Generic[T]):
             self._max_wait_seen = max(self._max_wait_seen, now - ticket.arrived)
         size = sum(ticket.cost for ticket in batch)
         self._counts["batches"] += 1
-        self._fill += min(size / self.options.max_size, 1.0)
+        self._fill += min(max(size / self.options.max_size, len(batch) / (self.options.max_requests or math.inf)), 1.0)
         self._bucket_fill += size / self.options.padded(size)
         self._batch_started, self._batch_seconds = now, self._predicted(size)
         return batch

@@ -1,8 +1,8 @@
 """Input blocks: from looked-up rows and features to tokens.
 
-Products run in float32 with float32 parameters. Every function here belongs inside a module: it asks haiku
-for the parameters it needs under their published names, so the same parameter comes back whichever block asks
-first.
+Products run in the precision of their matrix, float32 in the published code. Every function here belongs inside a
+module: it asks haiku for the parameters it needs under their published names, so the same parameter comes back
+whichever block asks first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from phoenix_recsys.inputs import Array
-from phoenix_recsys.layers import HIGHEST, gelu, variance_scaling
+from phoenix_recsys.layers import gelu, matrix, product, variance_scaling
 
 
 def scaled_by_columns() -> hk.initializers.Initializer:
@@ -36,11 +36,6 @@ def float32_parameter(name: str, shape: Sequence[int], init: hk.initializers.Ini
     return jnp.asarray(hk.get_parameter(name, tuple(shape), jnp.float32, init=init))
 
 
-def matmul_f32(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Product x · w in full float32, whatever the dtype of x."""
-    return jnp.matmul(x.astype(jnp.float32), w, precision=HIGHEST)
-
-
 def lookup(name: str, index: Array, vocab_size: int, emb_size: int, dtype: jnp.dtype) -> jax.Array:
     """Row ``index`` of the table ``name``: int [...] to [..., D].
 
@@ -59,8 +54,9 @@ def action_embedding(actions: Array, emb_size: int, dtype: jnp.dtype) -> jax.Arr
     A token without any action gives zero.
     """
     actions = jnp.asarray(actions, jnp.float32)
-    matrix = float32_parameter("action_projection", (actions.shape[-1], emb_size), scaled_by_columns())
-    signed = matmul_f32(2.0 * actions - 1.0, matrix)
+    signed = product(
+        2.0 * actions - 1.0, matrix("action_projection", (actions.shape[-1], emb_size), scaled_by_columns())
+    )
     taken = jnp.any(actions != 0.0, axis=-1, keepdims=True)
     return (signed * taken.astype(jnp.float32)).astype(dtype)
 
@@ -74,8 +70,8 @@ def normalise_dwell(seconds: Array, scale: float, use_log: bool) -> jax.Array:
 def dwell_embedding(normalised: jax.Array, hidden: int, emb_size: int, dtype: jnp.dtype) -> jax.Array:
     """Normalised dwell time [...] to [..., D] by a two-layer projection without bias: 0 stays 0."""
     first = float32_parameter("history_dwell_time_proj1", (1, hidden), scaled_by_rows())
-    second = float32_parameter("history_dwell_time_proj2", (hidden, emb_size), scaled_by_rows())
-    return matmul_f32(gelu(matmul_f32(normalised[..., None], first)), second).astype(dtype)
+    second = matrix("history_dwell_time_proj2", (hidden, emb_size), scaled_by_rows())
+    return product(gelu(product(normalised[..., None], first)), second).astype(dtype)
 
 
 def project(name: str, parts: Sequence[Array], emb_size: int) -> jax.Array:
@@ -84,8 +80,9 @@ def project(name: str, parts: Sequence[Array], emb_size: int) -> jax.Array:
     The result has the dtype of the concatenation.
     """
     joined = jnp.concatenate([jnp.asarray(part) for part in parts], axis=-1)
-    matrix = float32_parameter(name, (joined.shape[-1], emb_size), scaled_by_rows())
-    return matmul_f32(joined, matrix).astype(joined.dtype)
+    w = matrix(name, (joined.shape[-1], emb_size), scaled_by_rows())
+    # Parts of very different size share a token here, and all layers see its error.
+    return product(joined, w, sensitive=True).astype(joined.dtype)
 
 
 def add_ip(token: jax.Array, ip_embeddings: Array) -> jax.Array:

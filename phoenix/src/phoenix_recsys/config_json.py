@@ -64,7 +64,7 @@ class ConfigReader:
     @classmethod
     def read(cls, path: Path) -> ConfigReader:
         """Open a file that must hold one JSON object."""
-        advice = "Point to a directory with config.json, model_params.npz and embedding_tables.npz."
+        advice = "Point to a model's directory, with config.json and the files of its parameters and tables."
         try:
             text = path.read_text("utf-8")
         except FileNotFoundError as error:

@@ -56,6 +56,18 @@ class DeviceTable(NamedTuple):
     scales: Array
 
 
+class QuantizedRows(NamedTuple):
+    """Looked-up rows as they are stored; a pytree.
+
+    Attributes:
+        values: int8 [..., D].
+        scales: float32 [...]; 0 for padding, NaN for a row of another table.
+    """
+
+    values: Array
+    scales: Array
+
+
 class DeviceTables(NamedTuple):
     """The three tables on a device; a pytree with the lookups of ``EmbeddingTables``.
 
@@ -79,23 +91,37 @@ class DeviceTables(NamedTuple):
 
     def lookup_users(self, rows: Array, dtype: Any = jnp.float32) -> jax.Array:
         """Unified user rows [...] to [..., D]."""
-        return _gather_on_device(self.user, rows, RESERVED_ROWS, dtype)
+        return _dequantised(self.take_users(rows), dtype)
 
     def lookup_items(self, rows: Array, dtype: Any = jnp.float32) -> jax.Array:
         """Unified item rows [...] to [..., D]."""
-        return _gather_on_device(self.item, rows, RESERVED_ROWS + self.user.rows.shape[0], dtype)
+        return _dequantised(self.take_items(rows), dtype)
 
     def lookup_authors(self, rows: Array, dtype: Any = jnp.float32) -> jax.Array:
         """Unified author rows [...] to [..., D]."""
-        offset = RESERVED_ROWS + self.user.rows.shape[0] + self.item.rows.shape[0]
-        return _gather_on_device(self.author, rows, offset, dtype)
+        return _dequantised(self.take_authors(rows), dtype)
+
+    def take_users(self, rows: Array) -> QuantizedRows:
+        """Unified user rows [...], not dequantised."""
+        return _take(self.user, rows, RESERVED_ROWS)
+
+    def take_items(self, rows: Array) -> QuantizedRows:
+        """Unified item rows [...], not dequantised."""
+        return _take(self.item, rows, RESERVED_ROWS + self.user.rows.shape[0])
+
+    def take_authors(self, rows: Array) -> QuantizedRows:
+        """Unified author rows [...], not dequantised."""
+        return _take(self.author, rows, RESERVED_ROWS + self.user.rows.shape[0] + self.item.rows.shape[0])
 
 
-def _gather_on_device(table: DeviceTable, rows: Array, offset: int, dtype: Any) -> jax.Array:
+def _take(table: DeviceTable, rows: Array, offset: int) -> QuantizedRows:
     rows = jnp.asarray(rows)
     stored = jnp.asarray(table.rows)
     # Rows in front of the table count as behind it: "fill" would read a negative place from the end.
     local = jnp.where(rows == 0, 0, jnp.where(rows < offset, stored.shape[0], rows - offset))
-    found = jnp.take(stored, local, axis=0, mode="clip").astype(jnp.float32)
     scale = jnp.take(jnp.asarray(table.scales), local, mode="fill", fill_value=jnp.nan)
-    return (found * jnp.where(rows == 0, 0, scale)[..., None]).astype(dtype)
+    return QuantizedRows(jnp.take(stored, local, axis=0, mode="clip"), jnp.where(rows == 0, 0, scale))
+
+
+def _dequantised(rows: QuantizedRows, dtype: Any) -> jax.Array:
+    return (jnp.asarray(rows.values).astype(jnp.float32) * jnp.asarray(rows.scales)[..., None]).astype(dtype)

@@ -37,21 +37,31 @@ def as_uint64(ids: Ids) -> npt.NDArray[np.uint64]:
         # numpy makes floats of a list with Python integers on both sides of 2**63, which would round them.
         array = np.array(ids, dtype=object)
     if array.dtype == object:
-        flat = [_to_uint64(value) for value in array.ravel().tolist()]
-        return np.array(flat, np.uint64).reshape(array.shape)
+        return _objects_as_uint64(array)
     if array.dtype.kind not in "iu":
         raise TypeError(f"ids must be integers, found an array of {array.dtype}")
     if array.dtype.kind == "i":
-        return np.ascontiguousarray(array, np.int64).view(np.uint64)
+        return array.astype(np.int64, copy=False).view(np.uint64)
     return array.astype(np.uint64)
 
 
-def _to_uint64(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"ids must be integers, found {value!r}")
-    if not -(2**63) <= value < 2**64:
-        raise OverflowError(f"ids must fit 64 bits, found {value}")
-    return value % 2**64
+def _objects_as_uint64(array: npt.NDArray[np.object_]) -> npt.NDArray[np.uint64]:
+    kinds = set(map(type, array.reshape(-1).tolist()))
+    wrong = sorted(kind.__name__ for kind in kinds if not issubclass(kind, (int, np.integer)) or kind is bool)
+    if wrong:
+        raise TypeError(f"ids must be integers, found {', '.join(wrong)}")
+    try:
+        return array.astype(np.uint64)  # refuses negative numbers and those that are too large
+    except OverflowError:
+        pass
+    outside = np.asarray((array < -(2**63)) | (array >= 2**64), bool)
+    if outside.any():
+        raise OverflowError(f"ids must fit 64 bits, found {array[outside][0]}")
+    negative = np.asarray(array < 0, bool)
+    found = np.empty(array.shape, np.uint64)
+    found[~negative] = array[~negative].astype(np.uint64)
+    found[negative] = array[negative].astype(np.int64).view(np.uint64)
+    return found
 
 
 def _wrap_int64(value: int) -> int:
@@ -107,14 +117,24 @@ class EntityHash:
 
     def buckets(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Local rows of ids [...]: int64 [..., k] in 1 … V − 1, or 0 for id 0."""
-        unsigned = as_uint64(ids)
-        signed = unsigned.view(np.int64)[..., None]
+        return self._buckets(as_uint64(ids))
+
+    def rows(self, ids: Ids, offset: int) -> Rows:
+        """Unified rows of ids [...]: int32 [..., k], ``offset`` further on than the buckets, or 0 for id 0."""
+        return self._buckets(as_uint64(ids), offset).astype(np.int32)
+
+    def _buckets(self, ids: npt.NDArray[np.uint64], offset: int = 0) -> npt.NDArray[np.int64]:
+        """Buckets plus ``offset``, but 0 for id 0; one array is worked on in place."""
         scales = np.array([_wrap_int64(scale) for scale in self.scales], np.int64)
         biases = np.array([_wrap_int64(bias) for bias in self.biases], np.int64)
         with np.errstate(over="ignore"):  # wrapping is the definition
-            mixed = signed * scales + biases
-        bucket = np.mod(mixed, np.int64(self.modulus)) % np.int64(self.vocab_size - 1) + 1
-        return np.where(unsigned[..., None] == 0, 0, bucket).astype(np.int64)
+            mixed = np.asarray(ids.view(np.int64)[..., None] * scales)
+            mixed += biases
+        np.mod(mixed, np.int64(self.modulus), out=mixed)
+        np.mod(mixed, np.int64(self.vocab_size - 1), out=mixed)
+        mixed += offset + 1
+        mixed[ids == 0] = 0
+        return mixed
 
     def collisions(self, ids: Ids) -> Collisions:
         """How much the distinct non-zero ids among ``ids`` share rows."""
@@ -202,15 +222,15 @@ class HashParams:
 
     def hash_users(self, ids: Ids) -> Rows:
         """Unified rows of user ids [...]: int32 [..., nu], 0 for id 0."""
-        return _rows(self.user.buckets(ids), self.user_offset)
+        return self.user.rows(ids, self.user_offset)
 
     def hash_items(self, ids: Ids) -> Rows:
         """Unified rows of item ids [...]: int32 [..., ni], 0 for id 0."""
-        return _rows(self.item.buckets(ids), self.item_offset)
+        return self.item.rows(ids, self.item_offset)
 
     def hash_authors(self, ids: Ids) -> Rows:
         """Unified rows of author ids [...]: int32 [..., na], 0 for id 0."""
-        return _rows(self.author.buckets(ids), self.author_offset)
+        return self.author.rows(ids, self.author_offset)
 
     def to_json(self) -> dict[str, Any]:
         """The ``hash_params`` entry of an artifact's config.json."""
@@ -251,7 +271,3 @@ class HashParams:
             draw(item_ids, item_vocab_size, num_item_hashes),
             draw(author_ids, author_vocab_size, num_author_hashes),
         )
-
-
-def _rows(buckets: npt.NDArray[np.int64], offset: int) -> Rows:
-    return np.where(buckets == 0, 0, buckets + offset).astype(np.int32)

@@ -1,26 +1,33 @@
 """Building blocks of the trunk: linear, RMS norm, rotary positions, attention, gated feed-forward.
 
-Parameters are float32. Activations keep the dtype they come in (float32 or bfloat16); every product
-accumulates in float32 and is rounded once. Formulas: RMSNorm (Zhang & Sennrich 2019), RoPE (Su et al. 2021),
-gated linear units (Shazeer 2020), grouped-query attention (Ainslie et al. 2023), as composed in the
-x-algorithm May 2026 release.
+Parameters are float32, or matrices in bfloat16 or int8 where a server put them there. Activations keep the dtype they
+come in (float32 or bfloat16); every product accumulates in float32, said explicitly, and is rounded once. Formulas:
+RMSNorm (Zhang & Sennrich 2019), RoPE (Su et al. 2021), gated linear units (Shazeer 2020), grouped-query attention
+(Ainslie et al. 2023), as composed in the x-algorithm May 2026 release.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
 from phoenix_recsys.config import Init, TransformerConfig
+from phoenix_recsys.quantized_weights import QuantizedMatrix, int8_product, int8_weights_product
 
 HIGHEST = jax.lax.Precision.HIGHEST
 MASKED_LOGIT = -1e30
 LOGIT_CAP = 30.0
 ROPE_BASE = 10000.0
 NORM_EPSILON = 1e-5
+
+
+Matrix: TypeAlias = jax.Array | QuantizedMatrix
+"""A weight matrix [in, out]."""
 
 
 def child_name(parent: hk.Module, name: str) -> str:
@@ -44,12 +51,29 @@ def variance_scaling(mode: str) -> hk.initializers.Initializer:
     return hk.initializers.VarianceScaling(1.0, mode)  # type: ignore[no-untyped-call] # haiku annotates no __init__
 
 
-class Linear(hk.Module):
-    """y = x · W without bias; W is float32 [in, out] and is cast to the dtype of x."""
+def matrix(name: str, shape: Sequence[int], init: hk.initializers.Initializer) -> Matrix:
+    """The matrix ``name`` [in, out] of the current module: fresh ones are float32, given ones in any precision."""
+    return cast("Matrix", hk.get_parameter(name, tuple(shape), jnp.float32, init=init))
 
-    def __init__(self, output_size: int, init: Init, name: str) -> None:
+
+def product(x: jax.Array, w: Matrix, *, sensitive: bool = False) -> jax.Array:
+    """X · W in the precision of W, summed in float32: [..., in] and [in, out] to float32 [..., out].
+
+    With an int8 W, tokens are int8 too, or bfloat16 where the product is said to be ``sensitive``.
+    """
+    if isinstance(w, QuantizedMatrix):
+        return (int8_weights_product if sensitive else int8_product)(x.astype(jnp.float32), w)
+    # Without the explicit dtype, a bfloat16 product gives bfloat16, which XLA runs in float32 on a CPU.
+    return jnp.matmul(x.astype(w.dtype), w, precision=HIGHEST, preferred_element_type=jnp.float32)
+
+
+class Linear(hk.Module):
+    """y = x · W without bias; a float32 W is cast to the dtype of x. For ``sensitive`` see :func:`product`."""
+
+    def __init__(self, output_size: int, init: Init, name: str, *, sensitive: bool = False) -> None:
         super().__init__(name=name)
         self.output_size = output_size
+        self.sensitive = sensitive
         self.init: Init = init
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -60,8 +84,10 @@ class Linear(hk.Module):
             # Variance 1 / mean(in, out) = 2 / (in + out), the truncated normal of Glorot & Bengio 2010.
             else variance_scaling("fan_avg")
         )
-        w = hk.get_parameter("w", (x.shape[-1], self.output_size), jnp.float32, init=init)
-        return jnp.matmul(x, w.astype(x.dtype), precision=HIGHEST)
+        w = matrix("w", (x.shape[-1], self.output_size), init)
+        if not isinstance(w, QuantizedMatrix) and w.dtype == jnp.float32:
+            w = w.astype(x.dtype)
+        return product(x, w, sensitive=self.sensitive).astype(x.dtype)
 
 
 class RMSNorm(hk.Module):
@@ -103,7 +129,15 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
     return turned.astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, multiplier: float) -> jax.Array:
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    multiplier: float,
+    *,
+    dtype: jnp.dtype | None = None,
+) -> jax.Array:
     """Capped softmax attention with grouped key/value heads.
 
     Args:
@@ -113,43 +147,73 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, multiplier
         mask: bool, broadcastable to [B, T, S]; False removes a key. A row without any key attends to all
             uniformly.
         multiplier: factor on q·k; the only temperature.
+        dtype: what logits and results are rounded to; default the dtype of q.
 
     Returns:
-        [B, T, H·K] in the dtype of q, heads in order.
+        [B, T, H·K] in that dtype, heads in order.
     """
-    batch, length, heads, size = q.shape
-    groups = k.shape[2]
-    grouped = q.reshape(batch, length, groups, heads // groups, size)
-    logits = jnp.einsum("btghk,bsgk->bghts", grouped, k, precision=HIGHEST)
-    weights = _weights(logits, mask, multiplier, q.dtype)
-    mixed = jnp.einsum("bghts,bsgk->btghk", weights, v, precision=HIGHEST)
-    return mixed.reshape(batch, length, heads * size)
+    dtype = dtype or q.dtype
+    weights = _weights(_logits(q, k).astype(dtype), mask, multiplier, q.dtype)
+    return _join_heads(_mix(weights, v)).astype(dtype)
 
 
 def attend_isolated(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, start: int, multiplier: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    start: int,
+    multiplier: float,
+    *,
+    dtype: jnp.dtype | None = None,
 ) -> jax.Array:
     """:func:`attend` for a sequence whose tokens from ``start`` on see the prefix and themselves only.
 
     Equal to attending densely under such a mask at every valid token, without the quadratic part among
     candidates. Arguments and result as for :func:`attend`, with T = S.
     """
+    dtype = dtype or q.dtype
     batch, length, heads, size = q.shape
     groups, count = k.shape[2], length - start
     mask = jnp.broadcast_to(mask, (mask.shape[0], length, length))
-    prefix = attend(q[:, :start], k[:, :start], v[:, :start], mask[:, :start, :start], multiplier)
-    grouped = q[:, start:].reshape(batch, count, groups, heads // groups, size)
-    own_k, own_v = k[:, start:], v[:, start:]
-    logits = jnp.einsum("btghk,bsgk->bghts", grouped, k[:, :start], precision=HIGHEST)
-    own = jnp.einsum("btghk,btgk->bght", grouped, own_k, precision=HIGHEST)[..., None]
+    prefix = attend(q[:, :start], k[:, :start], v[:, :start], mask[:, :start, :start], multiplier, dtype=dtype)
+    logits = _logits(q[:, start:], k[:, :start])
+    # A token and itself: one sum for each head, which as a product with three batch dimensions would be slow.
+    grouped = q[:, start:].astype(jnp.float32).reshape(batch, count, groups, heads // groups, size)
+    own = jnp.sum(grouped * k[:, start:, :, None].astype(jnp.float32), axis=-1)
+    logits = jnp.concatenate([logits, own.transpose(0, 2, 3, 1)[..., None]], axis=-1).astype(dtype)
     allowed = jnp.concatenate([mask[:, start:, :start], jnp.diagonal(mask, axis1=1, axis2=2)[:, start:, None]], axis=-1)
-    weights = _weights(jnp.concatenate([logits, own], axis=-1), allowed, multiplier, q.dtype)
-    wide = jnp.float32  # both parts are summed before the one rounding, as a single product would be
-    mixed = jnp.einsum(
-        "bghts,bsgk->btghk", weights[..., :-1], v[:, :start], precision=HIGHEST, preferred_element_type=wide
-    )
-    mixed += jnp.einsum("bght,btgk->btghk", weights[..., -1], own_v, precision=HIGHEST, preferred_element_type=wide)
-    return jnp.concatenate([prefix, mixed.astype(q.dtype).reshape(batch, count, heads * size)], axis=1)
+    weights = _weights(logits, allowed, multiplier, q.dtype)
+    # Both parts are summed before the one rounding, as a single product would be.
+    own_weights = weights[..., -1].astype(jnp.float32).transpose(0, 3, 1, 2)[..., None]
+    own_values = (own_weights * v[:, start:, :, None].astype(jnp.float32)).reshape(batch, count, heads, size)
+    mixed = _join_heads(_mix(weights[..., :-1], v[:, :start]) + own_values).astype(dtype)
+    return jnp.concatenate([prefix, mixed], axis=1)
+
+
+def _logits(q: jax.Array, k: jax.Array) -> jax.Array:
+    """Products of queries [B, T, H, K] and keys [B, S, G, K]: float32 [B, G, H/G, T, S]."""
+    batch, length, heads, size = q.shape
+    groups, share = k.shape[2], heads // k.shape[2]
+    # Heads that share keys stand below one another, and rows and groups are one batch dimension: with two, XLA runs
+    # a bfloat16 product in float32 on a CPU.
+    stacked = q.reshape(batch, length, groups, share, size).transpose(0, 2, 3, 1, 4)
+    stacked = stacked.reshape(batch * groups, share * length, size)
+    keys = k.transpose(0, 2, 3, 1).reshape(batch * groups, size, -1)
+    return product(stacked, keys).reshape(batch, groups, share, length, -1)
+
+
+def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Sums of values [B, S, G, K] with weights [B, G, H/G, T, S]: float32 [B, T, H, K]."""
+    batch, groups, share, length, _ = weights.shape
+    stacked = weights.reshape(batch * groups, share * length, -1)
+    values = v.transpose(0, 2, 1, 3).reshape(batch * groups, *v.shape[1::2])
+    mixed = product(stacked, values).reshape(batch, groups, share, length, -1)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, groups * share, -1)
+
+
+def _join_heads(x: jax.Array) -> jax.Array:
+    return x.reshape(*x.shape[:2], -1)
 
 
 def _weights(logits: jax.Array, mask: jax.Array, multiplier: float, dtype: jnp.dtype) -> jax.Array:
@@ -163,12 +227,16 @@ def _weights(logits: jax.Array, mask: jax.Array, multiplier: float, dtype: jnp.d
 
 
 class MultiHeadAttention(hk.Module):
-    """Grouped-query self-attention with rotary positions and a 30·tanh(·/30) cap on the logits."""
+    """Grouped-query self-attention with rotary positions and a 30·tanh(·/30) cap on the logits.
 
-    def __init__(self, config: TransformerConfig, init: Init, name: str) -> None:
+    ``products`` is the dtype of the inputs of its products; default that of its tokens.
+    """
+
+    def __init__(self, config: TransformerConfig, init: Init, name: str, products: jnp.dtype | None = None) -> None:
         super().__init__(name=name)
         self.config = config
         self.init: Init = init
+        self.products = products
 
     def __call__(
         self, x: jax.Array, mask: jax.Array, positions: jax.Array, isolated_from: int | None = None
@@ -181,14 +249,18 @@ class MultiHeadAttention(hk.Module):
         k = rotate(self._heads(x, "key", self.config.num_kv_heads), positions)
         v = self._heads(x, "value", self.config.num_kv_heads)
         multiplier = self.config.attn_output_multiplier
+        if self.products is not None:
+            q, k, v = (part.astype(self.products) for part in (q, k, v))
         if isolated_from is None:
-            mixed = attend(q, k, v, mask, multiplier)
+            mixed = attend(q, k, v, mask, multiplier, dtype=x.dtype)
         else:
-            mixed = attend_isolated(q, k, v, mask, isolated_from, multiplier)
+            mixed = attend_isolated(q, k, v, mask, isolated_from, multiplier, dtype=x.dtype)
         return Linear(x.shape[-1], self.init, child_name(self, "linear"))(mixed)
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
-        y = Linear(heads * self.config.key_size, self.init, child_name(self, name))(x)
+        # Logits go through an exponential, which multiplies the errors of queries and keys.
+        sensitive = name != "value"
+        y = Linear(heads * self.config.key_size, self.init, child_name(self, name), sensitive=sensitive)(x)
         return y.reshape(*x.shape[:-1], heads, self.config.key_size)
 
 

@@ -12,8 +12,6 @@ import json
 import math
 import mmap
 import os
-import secrets
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from phoenix_recsys.errors import ArtifactError
+from phoenix_recsys.whole_directory import WholeDirectory
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = "phoenix-mapped-arrays"
@@ -74,12 +73,15 @@ class MappedArrays:
 
     Attributes:
         path: the directory.
+        checksum: the manifest's own; it covers the checksums of all sealed arrays, so that two directories with equal
+            ones hold equal data.
         meta: what the writer recorded.
         entries: the manifest's description of each array.
         arrays: the arrays, backed by the files.
     """
 
     path: Path
+    checksum: str
     meta: Mapping[str, Any]
     entries: Mapping[str, ArrayEntry]
     arrays: Mapping[str, AnyArray]
@@ -176,13 +178,7 @@ class ArrayDirectoryWriter:
             if self.directory.is_symlink() or not (self.directory / MANIFEST_FILE).is_file():
                 advice = "Remove it yourself if it is not needed; only directories of arrays are replaced."
                 raise ArtifactError(self.directory, None, "a directory of arrays", "something else", advice)
-        self._token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._temporary = self.directory.with_name(f".{self.directory.name}.{self._token}.tmp")
-        try:
-            self._temporary.mkdir()
-        except OSError as error:
-            advice = "Create the parent directory, or check its permissions."
-            raise ArtifactError(self.directory.parent, None, "a writable directory", str(error), advice) from error
+        self._whole = WholeDirectory(self.directory)
 
     def __enter__(self) -> ArrayDirectoryWriter:
         return self
@@ -192,14 +188,13 @@ class ArrayDirectoryWriter:
     ) -> None:
         for sink in self._sinks.values():
             sink.close()
-        if self._temporary.exists():
-            shutil.rmtree(self._temporary)
+        self._whole.__exit__(kind, error, trace)
 
     def create(self, name: str, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> ArraySink:
         """Begin the array ``name`` in ``name.npy``."""
         if name in self._sinks or _plain_file_name(f"{name}.npy") is None:
             raise ValueError(f"wanted a new array name that can be a file name, found {name!r}")
-        self._sinks[name] = ArraySink(self._temporary / f"{name}.npy", row_shape, dtype)
+        self._sinks[name] = ArraySink(self._whole.path / f"{name}.npy", row_shape, dtype)
         return self._sinks[name]
 
     def commit(self, meta: Mapping[str, Any]) -> None:
@@ -211,24 +206,11 @@ class ArrayDirectoryWriter:
         arrays = {name: attrs.asdict(sink.finish()) for name, sink in self._sinks.items()}
         content = {"format": FORMAT, "version": FORMAT_VERSION, "kind": self.kind, "meta": dict(meta), "arrays": arrays}
         text = json.dumps(content | {"blake2b": manifest_digest(content)}, indent=1, sort_keys=True, allow_nan=False)
-        with (self._temporary / MANIFEST_FILE).open("w", encoding="utf-8") as stream:
+        with (self._whole.path / MANIFEST_FILE).open("w", encoding="utf-8") as stream:
             stream.write(text + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        _sync_directory(self._temporary)
-        old = self.directory.with_name(f".{self.directory.name}.{self._token}.old")
-        replaces = self.directory.exists()
-        if replaces:
-            self.directory.rename(old)
-        try:
-            self._temporary.rename(self.directory)
-        except BaseException:
-            if replaces:
-                old.rename(self.directory)
-            raise
-        _sync_directory(self.directory.parent)
-        if replaces:
-            shutil.rmtree(old)
+        self._whole.commit()
 
 
 def open_arrays(
@@ -248,7 +230,7 @@ def open_arrays(
         ArtifactError: if a file is missing, damaged, not what the manifest says, or outside the directory.
     """
     directory = Path(directory)
-    meta, entries = _read_manifest(directory, kind)
+    checksum, meta, entries = _read_manifest(directory, kind)
     sealed = sorted(name for name, entry in entries.items() if entry.blake2b is not None)
     if writable and sealed:
         advice = "Open it read-only, or write a new directory."
@@ -267,7 +249,7 @@ def open_arrays(
         dtype, count = np.dtype(entry.dtype), math.prod(entry.shape)
         flat = np.frombuffer(mapped, dtype, count, offset) if count else np.zeros(0, dtype)
         arrays[name] = flat.reshape(entry.shape)
-    return MappedArrays(directory, meta, entries, arrays)
+    return MappedArrays(directory, checksum, meta, entries, arrays)
 
 
 def verify_arrays(directory: Path | str, kind: str) -> int:
@@ -277,7 +259,7 @@ def verify_arrays(directory: Path | str, kind: str) -> int:
         ArtifactError: as :func:`open_arrays`, and for data that differs from what was written.
     """
     directory = Path(directory)
-    _, entries = _read_manifest(directory, kind)
+    _, _, entries = _read_manifest(directory, kind)
     checked = 0
     for name, entry in entries.items():
         with _open_checked(directory, name, entry, False) as (stream, offset):
@@ -406,7 +388,7 @@ class _open_checked:  # noqa: N801  # used like a function in a with statement
         return offset
 
 
-def _read_manifest(directory: Path, kind: str) -> tuple[Mapping[str, Any], dict[str, ArrayEntry]]:
+def _read_manifest(directory: Path, kind: str) -> tuple[str, Mapping[str, Any], dict[str, ArrayEntry]]:
     path = directory / MANIFEST_FILE
 
     def fail(entry: str | None, wanted: str, found: object, advice: str = REBUILD) -> ArtifactError:
@@ -441,7 +423,7 @@ def _read_manifest(directory: Path, kind: str) -> tuple[Mapping[str, Any], dict[
         raise fail("meta", "an object", meta)
     if not isinstance(arrays, dict):
         raise fail("arrays", "an object", arrays)
-    return meta, {name: _entry(fail, name, fields) for name, fields in arrays.items()}
+    return digest, meta, {name: _entry(fail, name, fields) for name, fields in arrays.items()}
 
 
 def _entry(fail: Any, name: str, fields: Any) -> ArrayEntry:
@@ -471,13 +453,3 @@ def _disk_error(error: OSError, path: Path, wanted: int) -> ArtifactError:
     full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
     advice = "Free some space or choose another disk, then write again." if full else "Check the disk."
     return ArtifactError(path, None, f"room for {wanted} more bytes", str(error), advice)
-
-
-def _sync_directory(directory: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a directory cannot be opened
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

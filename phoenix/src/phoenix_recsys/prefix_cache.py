@@ -12,6 +12,8 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from phoenix_recsys.backend import CacheCounts
+
 DIGEST_BYTES = 16
 
 
@@ -47,27 +49,6 @@ class PrefixKey:
     bucket: int
     events: int
     history: bytes
-
-
-@attrs.frozen
-class CacheStats:
-    """Counts since the cache was made, and what it holds.
-
-    Attributes:
-        hits: look-ups that found exactly their prefix.
-        extended: look-ups that found a shorter one to extend.
-        misses: look-ups that found neither.
-        evicted: prefixes dropped for lack of room.
-        entries: prefixes held.
-        nbytes: their bytes.
-    """
-
-    hits: int
-    extended: int
-    misses: int
-    evicted: int
-    entries: int
-    nbytes: int
 
 
 @attrs.frozen
@@ -179,7 +160,21 @@ class PrefixCache(Generic[V]):
             self._entries.clear()
             self._nbytes = 0
 
-    def stats(self) -> CacheStats:
+    def peek(self, key: PrefixKey) -> V | None:
+        """What is kept under ``key``; neither counted nor taken for a use."""
+        with self._lock:
+            entry = self._entries.get(key)
+            return None if entry is None else entry[0]
+
+    def stats(self) -> CacheCounts:
         """A consistent copy of the counts."""
         with self._lock:
-            return CacheStats(self._hits, self._extended, self._misses, self._evicted, len(self._entries), self._nbytes)
+            return CacheCounts(
+                self._hits,
+                self._extended,
+                self._misses,
+                self._evicted,
+                len(self._entries),
+                self._nbytes,
+                self.max_bytes,
+            )

@@ -1,30 +1,54 @@
-"""Jitted prefix-shared inference over ids: encode a viewer once, score any number of items."""
+"""The ``kv_cache`` backend: encode a viewer once, score any number of items against the cached prefix."""
 
 from __future__ import annotations
 
 import itertools
 import uuid
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import attrs
 import jax
 import numpy as np
 import numpy.typing as npt
 
-from phoenix_recsys.artifact import Artifact, load_artifact
-from phoenix_recsys.config import Positions, RankerConfig
-from phoenix_recsys.infer import _checked_buckets, _no_rows, _Served, _sigmoid, bucket_for, pad_rows
+from phoenix_recsys.artifact import Artifact
+from phoenix_recsys.backend import BackendOptions, BackendStats
+from phoenix_recsys.config import RankerConfig
+from phoenix_recsys.device_tables import DeviceTables
 from phoenix_recsys.inputs import RetrievalBatch, token_valid
-from phoenix_recsys.prefix import Candidates, Events, Prefix, Users, encode, extend, score
+from phoenix_recsys.item_cache import FILL_ROWS, ItemCache, age_buckets, item_keys, read_back, stored
+from phoenix_recsys.prefix import (
+    FirstLayer,
+    candidate_tokens,
+    encode,
+    extend,
+    first_layer,
+    score,
+    score_first,
+    stacked,
+    widen,
+)
 from phoenix_recsys.prefix_cache import PrefixCache, PrefixKey, history_digests
-from phoenix_recsys.prefix_weights import Precision, Weights, arrange
+from phoenix_recsys.prefix_inputs import Candidates, Events, Prefix, Rows, Users
+from phoenix_recsys.prefix_weights import Weights, arrange
 from phoenix_recsys.ranker import RankerOutput
 from phoenix_recsys.requests import Floats, History, Items, Scores
-from phoenix_recsys.tables import EmbeddingTables
+from phoenix_recsys.served import Served, Tables, bucket_for, checked_buckets, on_host, pad_rows
+from phoenix_recsys.single_flight import SingleFlight
+from phoenix_recsys.turns import Collected, Turn, device_calls, joined_items, stacked_ids, stacked_ints
 
-PREFIX_CANDIDATE_BUCKETS = (32, 128, 512, 1536)
-MOST_NEW_EVENTS = 16
+CANDIDATE_BUCKETS = (32, 128, 512, 1536)
+
+
+class HashedItems(NamedTuple):
+    """Items as table rows, [B, C, ni] and [B, C, na], and the rest of :class:`Candidates`."""
+
+    posts: npt.NDArray[np.int32]
+    authors: npt.NDArray[np.int32]
+    surfaces: npt.NDArray[np.int32]
+    impression_ts: npt.NDArray[np.int32] | None
+    creation_ts: npt.NDArray[np.int32] | None
 
 
 @attrs.frozen(eq=False)
@@ -47,20 +71,21 @@ class EncodedUser:
         return self.prefix.nbytes
 
 
-class PrefixRanker(_Served):
+class PrefixRanker(Served):
     """A ranker that computes a viewer's part once.
 
-    Scores are those of :class:`phoenix_recsys.infer.Ranker` up to rounding, slots included: under ``slot``
-    positions item i stands in slot i modulo the configured candidate length, as if scored in turns of it.
+    Scores are those of the plain forward up to rounding, slots included: under ``slot`` positions item i stands in
+    slot i modulo the configured candidate length, as if scored in turns of it.
 
     Args:
         artifact: a loaded ranker; its ``fprop_dtype`` is not read.
-        precision: dtype of the inputs of products.
-        candidate_buckets: candidate counts to compile for.
-        history_buckets: history lengths to compile for; default the configured one alone.
-        cache: where :meth:`prefix` keeps what it encoded; default nowhere. May be shared by rankers.
+        options: precision, buckets, and what is kept between requests.
+        cache: where :meth:`prepare` keeps what it encoded, in place of one of ``options.cache_bytes``. May be shared
+            by rankers.
         version: names parameters and tables in cache keys. Default a name that no other instance has.
-        most_new_events: a cached prefix is extended by up to so many events; 0 never extends.
+
+    Raises:
+        TypeError: if the artifact is no ranker.
     """
 
     config: RankerConfig
@@ -68,61 +93,116 @@ class PrefixRanker(_Served):
     def __init__(
         self,
         artifact: Artifact,
+        options: BackendOptions | None = None,
         *,
-        precision: Precision = "float32",
-        candidate_buckets: tuple[int, ...] = PREFIX_CANDIDATE_BUCKETS,
-        history_buckets: tuple[int, ...] | None = None,
         cache: PrefixCache[EncodedUser] | None = None,
         version: str | None = None,
-        most_new_events: int = MOST_NEW_EVENTS,
     ) -> None:
         if not isinstance(artifact.config, RankerConfig):
             raise TypeError("PrefixRanker wants a ranker artifact, found a retrieval one")
-        if most_new_events < 0:
-            raise ValueError(f"most_new_events must not be negative, found {most_new_events}")
+        options = options or BackendOptions()
         self.config = artifact.config
-        super().__init__(artifact, history_buckets)
-        self.precision: Precision = precision
-        self.candidate_buckets = _checked_buckets("candidate_buckets", candidate_buckets)
+        super().__init__(artifact, options.history_buckets, options.precision)
+        self.full_window = options.full_window
+        self.precision = options.precision
+        self.candidate_buckets = checked_buckets("candidate_buckets", options.candidate_buckets or CANDIDATE_BUCKETS)
+        self.batch_buckets = checked_buckets("batch_buckets", options.batch_buckets)
         self.cache = cache
+        if cache is None and options.cache_bytes:
+            self.cache = PrefixCache(options.cache_bytes)
         self.version = version or uuid.uuid4().hex
-        self.most_new_events = 0 if self.config.positions == "right" else most_new_events
-        config = self.config
-        self.weights = arrange(self.params, config, precision)
+        self.most_new_events = 0 if self.config.positions == "right" else options.most_new_events
+        self._flights: SingleFlight[PrefixKey, EncodedUser] = SingleFlight()
+        self.weights = arrange(self.params, self.config, self.precision)
+        self.params = {}  # arranged anew; nobody reads them as they were
+        self._compile()
+        self.items: ItemCache | None = None
+        if options.item_cache_bytes and self.config.positions != "slot":  # there, queries depend on the slot
+            most = self.candidate_buckets[-1] * self.batch_buckets[-1]
+            self.items = ItemCache(self._item_row(), options.item_cache_bytes, most)
 
-        def run_encode(weights: Weights, tables: EmbeddingTables, batch: RetrievalBatch, dwell: Floats) -> Prefix:
-            self.compilations += 1  # runs while tracing only
-            users = Users(token_valid(batch.user_hashes), tables.lookup_users(batch.user_hashes))
+    def _compile(self) -> None:
+        config = self.config
+
+        def looked_up(tables: Tables, items: HashedItems) -> Candidates:
+            return Candidates(
+                _items(tables, items.posts),
+                _authors(tables, items.authors),
+                items.surfaces,
+                items.impression_ts,
+                items.creation_ts,
+            )
+
+        def run_encode(weights: Weights, tables: Tables, batch: RetrievalBatch, dwell: Floats) -> Prefix:
+            self.count_compilation()  # runs while tracing only
+            users = Users(token_valid(batch.user_hashes), _users(tables, batch.user_hashes))
             return encode(weights, config, users, _events(tables, batch, dwell))
 
         def run_extend(
-            weights: Weights, tables: EmbeddingTables, prefix: Prefix, batch: RetrievalBatch, dwell: Floats
+            weights: Weights, tables: Tables, prefix: Prefix, batch: RetrievalBatch, dwell: Floats, places: int
         ) -> Prefix:
-            self.compilations += 1
-            return extend(weights, config, prefix, _events(tables, batch, dwell))
+            self.count_compilation()
+            return extend(weights, config, widen(prefix, places), _events(tables, batch, dwell))
 
         def run_score(
-            weights: Weights, tables: EmbeddingTables, prefix: Prefix, items: Candidates, positions: Floats
+            weights: Weights,
+            tables: Tables,
+            prefixes: tuple[Prefix, ...],
+            items: HashedItems,
+            positions: Floats | None,
         ) -> RankerOutput:
-            self.compilations += 1
-            looked_up = items._replace(
-                post_rows=tables.lookup_items(items.post_rows),
-                author_rows=tables.lookup_authors(items.author_rows),
-            )
-            return score(weights, config, prefix, looked_up, positions)
+            self.count_compilation()
+            return score(weights, config, stacked(prefixes), looked_up(tables, items), positions)
 
-        # Nothing is donated: a cached prefix may be in use by another request while it is extended.
-        self._encode, self._extend, self._score = jax.jit(run_encode), jax.jit(run_extend), jax.jit(run_score)
+        def run_fill(
+            weights: Weights, tables: Tables, slab: FirstLayer, items: HashedItems, rows: npt.NDArray[np.int32]
+        ) -> FirstLayer:
+            self.count_compilation()
+            tokens = candidate_tokens(weights, config, looked_up(tables, items))
+            first = stored(jax.tree.map(lambda x: x[0], first_layer(weights, config, tokens, None)))
+            filled: FirstLayer = jax.tree.map(lambda kept, new: kept.at[rows].set(new, mode="drop"), slab, first)
+            return filled
 
-    @classmethod
-    def load(cls, directory: Path | str, *, default_positions: Positions = "anchored", **options: Any) -> PrefixRanker:
-        """Load an artifact directory; arguments as for :meth:`phoenix_recsys.infer.Ranker.load`.
+        def run_score_kept(
+            weights: Weights, prefixes: tuple[Prefix, ...], slab: FirstLayer, rows: npt.NDArray[np.int32]
+        ) -> RankerOutput:
+            self.count_compilation()
+            first = jax.tree.map(lambda kept: kept.at[rows].get(mode="promise_in_bounds"), slab)
+            return score_first(weights, config, stacked(prefixes), read_back(first, weights.attention_dtype), None)
+
+        # A slab is changed in place, which nobody else may read meanwhile. Nothing else is donated: a cached prefix
+        # may be in use by another request while it is extended.
+        self._fill, self._score_kept = jax.jit(run_fill, donate_argnames="slab"), jax.jit(run_score_kept)
+        self._encode, self._score = jax.jit(run_encode), jax.jit(run_score)
+        self._extend = jax.jit(run_extend, static_argnames="places")
+
+    def prepare(self, user_id: int, history: History) -> EncodedUser:
+        """The viewer out of the cache where it is there, extended where that suffices, else encoded.
+
+        Threads that ask for one viewer at a time share one encoding.
 
         Raises:
-            ArtifactError: if the directory is no sound ranker.
+            ValueError: if the history's actions do not fit the model.
         """
-        artifact = load_artifact(directory, kind="ranker", default_positions=default_positions)
-        return cls(artifact, **options)
+        if self.cache is None:
+            return self.encode(user_id, history)
+        recent = self.recent(history)
+        keys, cache = self.keys(user_id, recent), self.cache
+        found = cache.lookup(keys)
+        if found is not None and not found.missing:
+            return found.value
+
+        def make() -> EncodedUser:
+            made = cache.peek(keys[0])  # by another thread, since the look-up
+            if made is not None:
+                return made
+            user = None if found is None else self.extend(found.value, recent.newest(found.missing))
+            if user is None:
+                user = self.encode(user_id, recent)
+            cache.put(keys[0], user, replaces=None if found is None else found.key)
+            return user
+
+        return self._flights.run(keys[0], make)
 
     def encode(self, user_id: int, history: History) -> EncodedUser:
         """Encode a viewer, whatever the cache holds.
@@ -134,116 +214,191 @@ class PrefixRanker(_Served):
         Raises:
             ValueError: if the history's actions do not fit the model.
         """
-        batch, dwell = self._user_side(user_id, history)
-        events = min(int(np.count_nonzero(history.item_ids)), self.config.history_seq_len)
-        return EncodedUser(self._encode(self.weights, self.tables, batch, dwell), events, dwell.shape[1])
+        recent = self.recent(history)
+        batch, dwell = self.user_side(user_id, recent)
+        return EncodedUser(self._encode(self.weights, self.tables, batch, dwell), len(recent), dwell.shape[1])
 
     def extend(self, user: EncodedUser, new: History) -> EncodedUser | None:
         """Append events to an encoded viewer.
 
         Returns:
             The longer viewer, equal to encoding the whole history up to rounding; or None where that cannot
-            be: under ``right`` positions, with more than ``most_new_events``, or where the places left do not
-            suffice. Encode the whole history then.
+            be: under ``right`` positions, with more than ``most_new_events``, beyond the next larger bucket, or where
+            the window is full. Encode the whole history then.
+
+        Raises:
+            ValueError: if the events' actions do not fit the model.
         """
         new = new.newest(max(len(new), 1))
         if not len(new):
             return user
-        if len(new) > self.most_new_events or user.events + len(new) > user.bucket:
+        events = user.events + len(new)
+        if len(new) > self.most_new_events or events > self.config.history_seq_len:
             return None
+        bucket = bucket_for(events, self.history_buckets)
+        if self.history_buckets.index(bucket) - self.history_buckets.index(user.bucket) > 1:
+            return None  # no program was compiled for that
         batch, dwell = jax.tree.map(
-            lambda rows: pad_rows(rows[0, : len(new)], self.most_new_events)[None], self._user_side(0, new)
+            lambda rows: pad_rows(rows[0, : len(new)], self.most_new_events)[None], self.user_side(0, new)
         )
-        prefix = self._extend(self.weights, self.tables, user.prefix, batch, dwell)
-        return EncodedUser(prefix, user.events + len(new), user.bucket)
-
-    def prefix(self, user_id: int, history: History) -> EncodedUser:
-        """The viewer out of the cache where it is there, extended where that suffices, else encoded.
-
-        Raises:
-            ValueError: if the history's actions do not fit the model.
-        """
-        if self.cache is None:
-            return self.encode(user_id, history)
-        recent = history.newest(self.config.history_seq_len)
-        keys = self.keys(user_id, recent)
-        found = self.cache.lookup(keys)
-        if found is not None and not found.missing:
-            return found.value
-        user = None if found is None else self.extend(found.value, recent.newest(found.missing))
-        if user is None:
-            user = self.encode(user_id, recent)
-        self.cache.put(keys[0], user, replaces=None if found is None else found.key)
-        return user
+        prefix = self._extend(self.weights, self.tables, user.prefix, batch, dwell, places=1 + bucket)
+        return EncodedUser(prefix, events, bucket)
 
     def keys(self, user_id: int, history: History) -> list[PrefixKey]:
-        """Cache keys of a viewer, and of the viewer some events ago in the same bucket, the present first."""
-        recent = history.newest(self.config.history_seq_len)
+        """Cache keys of a viewer, and of the viewer some events ago, the present first."""
+        recent = self.recent(history)
         count = len(recent)
-        bucket = bucket_for(count, self.history_buckets)
         surfaces = np.zeros(count, np.int32) if recent.surfaces is None else recent.surfaces
         dwell = np.zeros(count, np.float32) if recent.dwell_seconds is None else recent.dwell_seconds
         inputs = (recent.item_ids, recent.author_ids, recent.actions, surfaces, dwell)
         digests = history_digests(inputs, max(count - self.most_new_events, 0))
         model, precision, positions = self.version, self.precision, self.config.positions
         return [
-            PrefixKey(user_id, model, precision, positions, bucket, count - ago, digest)
+            PrefixKey(
+                user_id, model, precision, positions, bucket_for(count - ago, self.history_buckets), count - ago, digest
+            )
             for ago, digest in enumerate(digests)
         ]
 
-    def score(self, user: EncodedUser, items: Items) -> Scores:
+    def score_prepared(self, viewer: EncodedUser, items: Items) -> Scores:
         """Score n items, in any order and number, for an encoded viewer."""
-        logits, continuous = [_no_rows(self.config.num_actions)], [_no_rows(self.config.num_continuous_actions)]
-        for start in range(0, len(items), self.candidate_buckets[-1]):
-            rows = np.arange(start, min(start + self.candidate_buckets[-1], len(items)))
-            output = self._score_rows(user, items, rows)
-            logits.append(np.asarray(output.logits)[0, : len(rows)])
-            if output.continuous_preds is not None:
-                continuous.append(np.asarray(output.continuous_preds)[0, : len(rows)])
-        joined = np.concatenate(logits)
-        return Scores(joined, _sigmoid(joined), np.concatenate(continuous) if self.config.release == "may" else None)
+        return self.score_many([(viewer, items)])[0]
+
+    def score(self, user_id: int, history: History, items: Items) -> Scores:
+        """Prepare and score in one go.
+
+        Raises:
+            ValueError: if the history's actions do not fit the model.
+        """
+        return self.score_prepared(self.prepare(user_id, history), items)
+
+    def score_many(self, requests: Sequence[tuple[EncodedUser, Items]]) -> list[Scores]:
+        """Score several requests; those in the same buckets share a device call as far as ``batch_buckets`` allow."""
+        may = self.config.release == "may"
+        collected = Collected(
+            [len(items) for _, items in requests],
+            self.config.num_actions,
+            self.config.num_continuous_actions if may else None,
+        )
+        for turns in device_calls(requests, lambda user: user.bucket, self.candidate_buckets, self.batch_buckets):
+            output = self._score_turns(turns)
+            continuous = None if output.continuous_preds is None else on_host(output.continuous_preds)
+            collected.add(turns, on_host(output.logits), continuous)
+        return collected.scores()
 
     def warm_up(self) -> int:
         """Compile every combination of buckets; returns how many programs there are."""
-        for length, count in itertools.product(self.history_buckets, self.candidate_buckets):
-            user = self.encode(1, self._history_of(length))
+        users = [self.encode(1, self.history_of(length)) for length in self.history_buckets]
+        for user, count, rows in itertools.product(users, self.candidate_buckets, self.batch_buckets):
             ids = np.arange(1, count + 1, dtype=np.uint64)
-            self.score(user, Items(ids, ids))
+            self.score_many([(user, Items(ids, ids))] * rows)
+        if self.items is not None:
+            self.items.clear()
         if self.most_new_events:
-            for length in self.history_buckets:
-                user = self.encode(1, self._history_of(length - 1))
-                if user.bucket == length:  # else every history in this bucket fills it
-                    self.extend(user, self._history_of(1))
+            for shorter, longer in itertools.pairwise((0, *self.history_buckets)):
+                # Within a bucket, and from the one below.
+                for events in {longer - 1, shorter or longer - 1}:
+                    self.extend(self.encode(1, self.history_of(events)), self.history_of(1))
         return self.compilations
 
-    def _score_rows(self, user: EncodedUser, items: Items, rows: npt.NDArray[np.intp]) -> RankerOutput:
-        size = bucket_for(len(rows), self.candidate_buckets)
+    def stats(self) -> BackendStats:
+        """The counts, and those of the caches ``prefixes`` and ``items``."""
+        kept = {"prefixes": self.cache, "items": self.items}
+        caches = {name: cache.stats() for name, cache in kept.items() if cache is not None}
+        return BackendStats("kv_cache", self.precision, self.compilations, caches)
 
-        def ints(values: npt.NDArray[np.int32] | None) -> npt.NDArray[np.int32]:
-            return pad_rows(np.zeros(len(rows), np.int32) if values is None else values[rows], size)[None]
-
-        positions = np.full((1, 1), 1 + self.config.history_seq_len, np.float32)
+    def _score_turns(self, turns: Sequence[Turn[EncodedUser]]) -> RankerOutput:
+        """One device call; padded with rows of the first viewer that nobody reads."""
+        size = bucket_for(max(map(len, turns)), self.candidate_buckets)
+        rows = bucket_for(len(turns), self.batch_buckets)
+        prefixes = tuple(turn.viewer.prefix for turn in turns)
+        prefixes += prefixes[:1] * (rows - len(turns))
+        positions = None
         if self.config.positions == "slot":
-            slots = np.arange(rows[0], rows[0] + size) % self.config.candidate_seq_len
-            positions = positions + slots.astype(np.float32)
+            starts = np.array([turn.rows.start for turn in turns] + [0] * (rows - len(turns)))
+            positions = ((starts[:, None] + np.arange(size)) % self.config.candidate_seq_len).astype(np.float32)
         may = self.config.release == "may"
-        candidates = Candidates(
-            pad_rows(self.hash_params.hash_items(items.ids[rows]), size)[None],
-            pad_rows(self.hash_params.hash_authors(items.author_ids[rows]), size)[None],
-            ints(items.surfaces),
+        if self.items is not None:
+            return self._score_kept_items(self.items, turns, prefixes, size, rows)
+        items = HashedItems(
+            stacked_ids(turns, "ids", self.hash_params.hash_items, size, rows),
+            stacked_ids(turns, "author_ids", self.hash_params.hash_authors, size, rows),
+            stacked_ints(turns, "surfaces", size, rows),
             # Zeros mean unknown, so that a request with and one without times share one program.
-            ints(items.impression_ts) if may else None,
-            ints(items.creation_ts) if may else None,
+            stacked_ints(turns, "impression_ts", size, rows) if may else None,
+            stacked_ints(turns, "creation_ts", size, rows) if may else None,
         )
-        output: RankerOutput = self._score(self.weights, self.tables, user.prefix, candidates, positions)
+        output: RankerOutput = self._score(self.weights, self.tables, prefixes, items, positions)
         return output
 
+    def _item_row(self) -> FirstLayer:
+        """Shapes of one item's first layer."""
+        token = np.zeros((1, 1, self.config.emb_size), np.float32)
+        first = jax.eval_shape(
+            lambda weights, token: stored(first_layer(weights, self.config, token, None)), self.weights, token
+        )
+        row: FirstLayer = jax.tree.map(lambda x: np.zeros(x.shape[2:], x.dtype), first)
+        return row
 
-def _events(tables: EmbeddingTables, batch: RetrievalBatch, dwell: Floats) -> Events:
+    def _score_kept_items(
+        self,
+        kept: ItemCache,
+        turns: Sequence[Turn[EncodedUser]],
+        prefixes: tuple[Prefix, ...],
+        size: int,
+        rows: int,
+    ) -> RankerOutput:
+        """As :meth:`_score_turns`, with the first layer of known items out of the cache."""
+        joined = joined_items([turn.items for turn in turns], [turn.rows for turn in turns])
+        ages = age_buckets(joined.impression_ts, joined.creation_ts, self.config.post_age_granularity_mins)
+        keys = item_keys(joined.ids, joined.author_ids, joined.surfaces, ages)
+        may = self.config.release == "may"
+
+        def fill(slab: FirstLayer, part: npt.NDArray[np.intp], places: npt.NDArray[np.int32]) -> FirstLayer:
+            items = HashedItems(
+                pad_rows(self.hash_params.hash_items(joined.ids[part]), FILL_ROWS)[None],
+                pad_rows(self.hash_params.hash_authors(joined.author_ids[part]), FILL_ROWS)[None],
+                pad_rows(joined.surfaces[part], FILL_ROWS)[None],
+                pad_rows(joined.impression_ts[part], FILL_ROWS)[None] if may else None,
+                pad_rows(joined.creation_ts[part], FILL_ROWS)[None] if may else None,
+            )
+            beyond = np.full(FILL_ROWS, kept.capacity, np.int32)  # where nothing is kept
+            beyond[: len(places)] = places
+            filled: FirstLayer = self._fill(self.weights, self.tables, slab, items, beyond)
+            return filled
+
+        def read(slab: FirstLayer, places: npt.NDArray[np.int32]) -> RankerOutput:
+            index, start = np.zeros((rows, size), np.int32), 0
+            for row, turn in enumerate(turns):
+                index[row, : len(turn)] = places[start : start + len(turn)]
+                start += len(turn)
+            output: RankerOutput = self._score_kept(self.weights, prefixes, slab, index)
+            return output
+
+        return kept.use(keys, fill, read)
+
+
+def _users(tables: Tables, hashes: Any) -> Rows:
+    """Rows [B, n] of users, looked up hash by hash, so that each gather gives what a product reads."""
+    take = tables.take_users if isinstance(tables, DeviceTables) else tables.lookup_users
+    return tuple(take(hashes[..., index]) for index in range(hashes.shape[-1]))
+
+
+def _items(tables: Tables, hashes: Any) -> Rows:
+    take = tables.take_items if isinstance(tables, DeviceTables) else tables.lookup_items
+    return tuple(take(hashes[..., index]) for index in range(hashes.shape[-1]))
+
+
+def _authors(tables: Tables, hashes: Any) -> Rows:
+    take = tables.take_authors if isinstance(tables, DeviceTables) else tables.lookup_authors
+    return tuple(take(hashes[..., index]) for index in range(hashes.shape[-1]))
+
+
+def _events(tables: Tables, batch: RetrievalBatch, dwell: Floats) -> Events:
     return Events(
         token_valid(batch.history_post_hashes),
-        tables.lookup_items(batch.history_post_hashes),
-        tables.lookup_authors(batch.history_author_hashes),
+        _items(tables, batch.history_post_hashes),
+        _authors(tables, batch.history_author_hashes),
         batch.history_actions,
         batch.history_product_surface,
         dwell,

@@ -5,6 +5,7 @@ How rows are quantised stands in :mod:`phoenix_recsys.quantized_rows`. V rows, D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,21 @@ import numpy.typing as npt
 
 from phoenix_recsys.device_tables import DeviceTable, DeviceTables, RequestRows
 from phoenix_recsys.errors import ArtifactError
-from phoenix_recsys.hashing import RESERVED_ROWS, HashParams, Ids, as_uint64
+from phoenix_recsys.hashing import RESERVED_ROWS, HashParams
 from phoenix_recsys.inputs import RankerBatch, RetrievalBatch
-from phoenix_recsys.mmap_npy import MANIFEST_FILE, ArrayDirectoryWriter, npz_blocks, open_arrays, verify_arrays
+from phoenix_recsys.mmap_npy import (
+    MANIFEST_FILE,
+    ArrayDirectoryWriter,
+    MappedArrays,
+    npz_blocks,
+    open_arrays,
+    verify_arrays,
+)
 from phoenix_recsys.quantized_rows import CHUNK_ROWS, Floats, Int8, dequantize, quantize_rows, quantized_blocks
 
 KIND = "quantized_tables"
 TABLES = ("user", "item", "author")
+CACHE_LINE = 64
 Progress = Callable[[str, int], None]
 """Called with a table's name and its rows written so far."""
 
@@ -63,15 +72,37 @@ class QuantizedTable:
         return int(self.rows.nbytes + self.scales.nbytes)
 
     @classmethod
-    def quantize(cls, source: Any, *, chunk_rows: int = CHUNK_ROWS, name: str = "table") -> QuantizedTable:
+    def quantize(
+        cls, source: Any, *, chunk_rows: int = CHUNK_ROWS, name: str = "table", num_rows: int | None = None
+    ) -> QuantizedTable:
         """Quantise a float array [V, D], or an iterable of rows [D] or blocks [n, D], ``chunk_rows`` at a time.
+
+        Args:
+            source: the rows.
+            chunk_rows: positive.
+            name: for messages.
+            num_rows: V, where an iterable's is known: the result is then never held twice.
 
         Raises:
             TypeError: if the values are not floating point.
-            ValueError: if a row is not finite or of another width, or there is no row.
+            ValueError: if a row is not finite or of another width, or there is no row, or another number than stated.
         """
-        blocks = list(quantized_blocks(source, chunk_rows, name))
-        return cls(np.concatenate([rows for rows, _ in blocks]), np.concatenate([scales for _, scales in blocks]))
+        blocks = quantized_blocks(source, chunk_rows, name)
+        count = len(source) if isinstance(source, np.ndarray) else num_rows
+        if count is None:
+            held = list(blocks)
+            return cls(np.concatenate([rows for rows, _ in held]), np.concatenate([scales for _, scales in held]))
+        table: QuantizedTable | None = None
+        done = 0
+        for rows, scales in blocks:
+            if table is None:
+                table = cls(_aligned((count, rows.shape[1]), np.int8), _aligned((count,), np.float32))
+            if done + len(rows) <= count:
+                table.rows[done : done + len(rows)], table.scales[done : done + len(rows)] = rows, scales
+            done += len(rows)
+        if table is None or done != count:
+            raise ValueError(f"{name}: wanted {count} rows, found {done}")
+        return table
 
     def dequantize(self, rows: npt.ArrayLike) -> Floats:
         """Local rows [...] to float32 [..., D].
@@ -169,7 +200,11 @@ class QuantizedTables:
         Raises:
             ArtifactError: if the directory is missing, damaged or does not fit; nothing is mapped then.
         """
-        found = open_arrays(directory, KIND, writable=writable, preload=preload)
+        return cls.of(open_arrays(directory, KIND, writable=writable, preload=preload), hash_params)
+
+    @classmethod
+    def of(cls, found: MappedArrays, hash_params: HashParams | None = None) -> QuantizedTables:
+        """The tables of an opened directory of :data:`KIND`; raises as :meth:`open`."""
         manifest, advice = found.path / MANIFEST_FILE, "Write the tables anew."
         names = sorted(f"{table}_{part}" for table in TABLES for part in ("rows", "scales"))
         if sorted(found.arrays) != names:
@@ -429,29 +464,12 @@ def verify_tables(directory: Path | str) -> int:
     return verify_arrays(directory, KIND)
 
 
-def object_ids_as_uint64(ids: Ids) -> npt.NDArray[np.uint64]:
-    """:func:`phoenix_recsys.hashing.as_uint64` without its step per id where ids are Python integers.
-
-    Raises:
-        TypeError: if the ids are not integers.
-        OverflowError: if an id needs more than 64 bits.
-    """
-    array = np.asarray(ids)
-    if array.dtype.kind == "f" and not isinstance(ids, np.ndarray):
-        array = np.array(ids, dtype=object)
-    if array.dtype != object or array.size == 0:
-        return as_uint64(array)
-    kinds = set(map(type, array.reshape(-1).tolist()))
-    if wrong := sorted(kind.__name__ for kind in kinds if not issubclass(kind, int) or kind is bool):
-        raise TypeError(f"ids must be integers, found {', '.join(wrong)}")
-    outside = np.asarray((array < -(2**63)) | (array >= 2**64), bool)
-    if outside.any():
-        raise OverflowError(f"ids must fit 64 bits, found {array[outside][0]}")
-    negative = np.asarray(array < 0, bool)
-    found = np.empty(array.shape, np.uint64)
-    found[~negative] = array[~negative].astype(np.uint64)
-    found[negative] = array[negative].astype(np.int64).view(np.uint64)
-    return found
+def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An array at the start of a cache line, as a JAX device on the CPU must have it to use it without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + CACHE_LINE, np.uint8)
+    start = -room.ctypes.data % CACHE_LINE
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _row_numbers(rows: npt.ArrayLike, count: int, what: str) -> npt.NDArray[np.int64]:

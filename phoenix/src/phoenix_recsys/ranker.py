@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from phoenix_recsys import blocks
-from phoenix_recsys.config import Init, RankerConfig
+from phoenix_recsys.config import FpropDtype, Init, RankerConfig
 from phoenix_recsys.inputs import Array, Embeddings, RankerBatch, post_age_bucket, ranker_valid
-from phoenix_recsys.layers import RMSNorm, child_name
+from phoenix_recsys.layers import RMSNorm, child_name, matrix, product
 from phoenix_recsys.masks import candidate_isolation_mask, mask_padded_keys
 from phoenix_recsys.positions import ranker_positions
 from phoenix_recsys.trunk import Transformer
@@ -52,14 +52,24 @@ class PhoenixModel(hk.Module):
         config: the ranker's configuration.
         init: ``published`` initialises as the release does (the trunk is the identity and cannot learn),
             ``trainable`` for training from scratch.
+        attention_products: dtype of the inputs of attention products; default the fprop dtype.
     """
 
-    def __init__(self, config: RankerConfig, init: Init = "published", name: str = "phoenix_model") -> None:
+    def __init__(
+        self,
+        config: RankerConfig,
+        init: Init = "published",
+        name: str = "phoenix_model",
+        *,
+        attention_products: FpropDtype | None = None,
+    ) -> None:
         super().__init__(name=hk.force_name(name))
         self.config = config
         self.init: Init = init
         self.dtype = jnp.dtype(config.fprop_dtype)
-        self.trunk = Transformer(config.model, init)
+        self.trunk = Transformer(
+            config.model, init, attention_products=jnp.dtype(attention_products or config.fprop_dtype)
+        )
 
     def user_block(self, user_embeddings: Array, user_ip_embeddings: Array | None = None) -> jax.Array:
         """User rows [B, nu, D] (and address rows [B, n_ip, D]) to one token [B, 1, D]."""
@@ -126,13 +136,12 @@ class PhoenixModel(hk.Module):
         """
         z = RMSNorm(self.init, child_name(self, "rms_norm"))(tokens)
         size, actions = self.config.emb_size, self.config.num_actions
-        heads = blocks.float32_parameter("unembeddings", (size, actions), self._head_init())
-        logits = blocks.matmul_f32(z, heads).astype(self.dtype)
+        logits = product(z, matrix("unembeddings", (size, actions), self._head_init())).astype(self.dtype)
         if not self._is_may:
             return RankerOutput(logits, None)
         shape = (size, self.config.num_continuous_actions)
-        continuous = blocks.float32_parameter("continuous_unembeddings", shape, self._head_init())
-        return RankerOutput(logits, jax.nn.sigmoid(blocks.matmul_f32(z, continuous)).astype(self.dtype))
+        continuous = product(z, matrix("continuous_unembeddings", shape, self._head_init()))
+        return RankerOutput(logits, jax.nn.sigmoid(continuous).astype(self.dtype))
 
     def tokens(self, batch: RankerBatch, embeddings: Embeddings) -> jax.Array:
         """The whole sequence ``[user | history | candidates]``, [B, 1 + S + C, D] in the fprop dtype."""

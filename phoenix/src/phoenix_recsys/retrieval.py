@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from phoenix_recsys import blocks
 from phoenix_recsys.config import Init, RetrievalConfig
 from phoenix_recsys.inputs import Array, Embeddings, RetrievalBatch, user_history_valid
-from phoenix_recsys.layers import HIGHEST
+from phoenix_recsys.layers import HIGHEST, matrix, product
 from phoenix_recsys.masks import causal_mask, mask_padded_keys
 from phoenix_recsys.positions import slot_positions
 from phoenix_recsys.trunk import Transformer
@@ -55,9 +55,9 @@ class CandidateTower(hk.Module):
         flat = blocks.flatten_hashes(rows)
         hidden = 2 * self.emb_size
         init = blocks.scaled_by_columns()
-        first = blocks.float32_parameter("candidate_tower_projection_1", (flat.shape[-1], hidden), init)
-        second = blocks.float32_parameter("candidate_tower_projection_2", (hidden, self.emb_size), init)
-        projected = blocks.matmul_f32(jax.nn.silu(blocks.matmul_f32(flat, first)), second)
+        first = matrix("candidate_tower_projection_1", (flat.shape[-1], hidden), init)
+        second = matrix("candidate_tower_projection_2", (hidden, self.emb_size), init)
+        projected = product(jax.nn.silu(product(flat, first)), second)
         return normalise(projected)[0].astype(rows.dtype)
 
 

@@ -7,23 +7,28 @@ from typing import Any
 
 import haiku as hk
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from phoenix_recsys.config import Init, RankerConfig, RetrievalConfig
+from phoenix_recsys.config import FpropDtype, Init, RankerConfig, RetrievalConfig
 from phoenix_recsys.inputs import Embeddings, RankerBatch, RetrievalBatch
 from phoenix_recsys.ranker import Attention, PhoenixModel, RankerOutput
 from phoenix_recsys.retrieval import PhoenixRetrievalModel, UserRepresentation
 
 Params = Mapping[str, Mapping[str, Any]]
-"""Module path to parameter name to array."""
+"""Module path to parameter name to array, or to a ``QuantizedMatrix`` (:mod:`phoenix_recsys.quantized_weights`)."""
 
 
-def ranker_transform(config: RankerConfig, init: Init = "published", attention: Attention = "dense") -> hk.Transformed:
+def ranker_transform(
+    config: RankerConfig,
+    init: Init = "published",
+    attention: Attention = "dense",
+    *,
+    attention_products: FpropDtype | None = None,
+) -> hk.Transformed:
     """``apply(params, batch, embeddings) -> RankerOutput`` and ``init(key, batch, embeddings)``."""
 
     def forward(batch: RankerBatch, embeddings: Embeddings) -> RankerOutput:
-        return PhoenixModel(config, init)(batch, embeddings, attention=attention)
+        return PhoenixModel(config, init, attention_products=attention_products)(batch, embeddings, attention=attention)
 
     return hk.without_apply_rng(hk.transform(forward))
 
@@ -108,12 +113,4 @@ def parameter_shapes(config: RankerConfig | RetrievalConfig) -> dict[str, tuple[
         f"{module}/{name}": tuple(entry.shape)
         for module, entries in sorted(shapes.items())
         for name, entry in sorted(entries.items())
-    }
-
-
-def as_device(params: Params) -> dict[str, dict[str, jax.Array]]:
-    """Parameters as float32 JAX arrays."""
-    return {
-        module: {name: jnp.asarray(value, jnp.float32) for name, value in entries.items()}
-        for module, entries in params.items()
     }

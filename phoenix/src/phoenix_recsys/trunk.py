@@ -17,10 +17,11 @@ POST_NORM_SCALE = 0.3
 class DecoderLayer(hk.Module):
     """h + norm(attention(norm(h))), then h + norm(ffn(norm(h))): each branch is normed before and after."""
 
-    def __init__(self, config: TransformerConfig, init: Init, name: str) -> None:
+    def __init__(self, config: TransformerConfig, init: Init, name: str, products: jnp.dtype | None = None) -> None:
         super().__init__(name=name)
         self.config = config
         self.init: Init = init
+        self.products = products
 
     def __call__(
         self,
@@ -31,7 +32,8 @@ class DecoderLayer(hk.Module):
         isolated_from: int | None = None,
     ) -> jax.Array:
         """[B, T, D] to [B, T, D] in the same dtype."""
-        attention = MultiHeadAttention(self.config, self.init, child_name(self, "multi_head_attention"))
+        name = child_name(self, "multi_head_attention")
+        attention = MultiHeadAttention(self.config, self.init, name, self.products)
         branch = attention(self._norm(h, "rms_norm"), mask, positions, isolated_from)
         h = self._add(h, self._norm(branch, "rms_norm_1", POST_NORM_SCALE), dropout_rate)
         branch = self.feed_forward(self._norm(h, "rms_norm_2"))
@@ -58,13 +60,21 @@ class Transformer(hk.Module):
     """A stack of decoder layers; no norm after the last.
 
     The module always lives at its own top-level path (``transformer/decoder_layer_0/…``), wherever it is
-    built.
+    built. ``attention_products`` is the dtype of the inputs of attention products; default that of the tokens.
     """
 
-    def __init__(self, config: TransformerConfig, init: Init = "published", name: str = "transformer") -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        init: Init = "published",
+        name: str = "transformer",
+        *,
+        attention_products: jnp.dtype | None = None,
+    ) -> None:
         super().__init__(name=hk.force_name(name))
         self.config = config
         self.init: Init = init
+        self.attention_products = attention_products
 
     def __call__(
         self,
@@ -98,6 +108,7 @@ class Transformer(hk.Module):
         keys = keys.reshape((1,) * (3 - keys.ndim) + keys.shape)
         places = jnp.asarray(positions, jnp.float32)
         for index in range(self.config.num_layers):
-            layer = DecoderLayer(self.config, self.init, child_name(self, f"decoder_layer_{index}"))
+            name = child_name(self, f"decoder_layer_{index}")
+            layer = DecoderLayer(self.config, self.init, name, self.attention_products)
             x = layer(x, keys, places, dropout_rate, isolated_from)
         return x

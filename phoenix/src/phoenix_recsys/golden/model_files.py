@@ -205,7 +205,7 @@ def check_ranker(path: Path, arrays: Arrays, meta: dict[str, Any]) -> Iterator[R
             yield _close(label, "continuous_preds", continuous, wanted, scale=slope, where=valid)
         if prefix + "ranked_indices" in arrays:
             limit = slope * (tol.LOGIT_F32 if dtype == "f32" else tol.LOGIT_BF16_MAX)
-            yield _ranking(label, probabilities, arrays, prefix, valid, 2 * limit)
+            yield compare_ranking(label, probabilities, arrays, prefix, valid, 2 * limit)
         yield from _inter(label, arrays, f"inter/{dtype}/{variant}/", taps)
 
 
@@ -224,7 +224,7 @@ def run_ranker(
     return (output.logits, output.continuous_preds), taps
 
 
-def _ranking(
+def compare_ranking(
     label: str,
     probabilities: jax.Array,
     arrays: Arrays,

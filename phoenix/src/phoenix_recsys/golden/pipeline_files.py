@@ -154,16 +154,39 @@ def _check_sequence(
     posts, authors = wanted("ret_post_ids"), wanted("ret_author_ids")
     chunk = retrieval.config.candidate_seq_len
     probabilities = _probabilities(ranker, sequence, posts, authors, chunk)
-    limit = (tol.LOGIT_F32 if exact else tol.LOGIT_BF16_MAX) * tol.SIGMOID_SLOPE
-    mean = None if exact else tol.LOGIT_BF16_MEAN * tol.SIGMOID_SLOPE
     # The retrieved posts may differ between the dtypes, so compare those of the same dtype.
-    yield compare(label, "all_probs", probabilities, wanted("all_probs"), limit, mean_limit=mean)
+    limits = tol.LOGITS["float32" if exact else "bfloat16"]
+    yield from compare_probabilities(label, probabilities, wanted, limits)
+
+
+def compare_probabilities(
+    label: str,
+    probabilities: Array,
+    wanted: Callable[[str], Array],
+    limits: tol.LogitLimits,
+    *,
+    known: npt.NDArray[np.bool_] | None = None,
+) -> Iterator[Result]:
+    """Compare the ranker's part of a sequence: probabilities, their weighted sum, and the order by it.
+
+    Args:
+        label: see :class:`~phoenix_recsys.golden.report.Result`.
+        probabilities: float32 [n, A].
+        wanted: an expected output by name.
+        limits: how far logits may lie from the expected ones.
+        known: bool [n]; False leaves a post out.
+    """
+    keep = np.ones(len(probabilities), np.bool_) if known is None else known
+    limit = limits.largest * tol.SIGMOID_SLOPE
+    mean = None if limits.mean is None else limits.mean * tol.SIGMOID_SLOPE
+    yield compare(label, "all_probs", probabilities, wanted("all_probs"), limit, mean_limit=mean, where=keep)
     weighted = sum(weight * probabilities[:, index] for index, weight in WEIGHTS.items())
     bound = limit * sum(WEIGHTS.values())
-    yield compare(label, "weighted", weighted, wanted("weighted"), bound)
+    yield compare(label, "weighted", weighted, wanted("weighted"), bound, where=keep)
     order = np.argsort(-np.asarray(weighted), kind="stable")
-    theirs = wanted("weighted")
-    yield compare(label, "ranked (by weighted)", theirs[order], theirs[wanted("ranked")], 2 * bound)
+    theirs, ranked = wanted("weighted"), wanted("ranked")
+    ours, best = theirs[order[keep[order]]], theirs[ranked[keep[ranked]]]
+    yield compare(label, "ranked (by weighted)", ours, best, 2 * bound)
 
 
 def read_sequence(path: Path, config: RankerConfig | RetrievalConfig) -> Sequence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import attrs
 import numpy as np
@@ -57,6 +57,28 @@ class Result:
             figures += f"  mean {self.mean:9.3g} (≤ {self.mean_limit:.3g})"
         note = f"  {self.note}" if self.note else ""
         return f"  {'ok  ' if self.ok else 'FAIL'} {self.variant:<14} {self.output:<34} {figures}{note}"
+
+
+@attrs.frozen
+class Skipped:
+    """Something in a file that was not compared.
+
+    Attributes:
+        variant: see :class:`Result`.
+        output: see :class:`Result`.
+        reason: why not.
+    """
+
+    variant: str
+    output: str
+    reason: str
+
+    def line(self) -> str:
+        """The fact as one line of text."""
+        return f"  --   {self.variant:<14} {self.output:<34} {self.reason}"
+
+
+Line: TypeAlias = Result | Skipped
 
 
 def compare(
