@@ -15,7 +15,7 @@ import attrs
 import structlog
 
 from candidate_pipeline.build import Built, BuiltResource, build
-from candidate_pipeline.components import Resource
+from candidate_pipeline.components import Reporting, ReportValue, Resource
 from candidate_pipeline.engine.plan import Plan
 from candidate_pipeline.engine.policies import Member
 from candidate_pipeline.engine.runtime import Runtime
@@ -246,6 +246,21 @@ class App:
             hint = nearest(name, self._built.resources)
             raise MisconfigurationError(f"no resource named {name!r}: {hint}") from None
 
+    def reports(self) -> dict[str, dict[str, ReportValue]]:
+        """What open resources say about themselves, by name, and components, by `pipeline.component`.
+
+        Those without a `report` are left out. One whose report raises, or is no mapping of names to plain values, says
+        `report_failed` and why.
+
+        Raises:
+            MisconfigurationError: The application is not open.
+        """
+        runtime = self.runtime
+        asked = {resource.name: resource.instance for resource in self._opened}
+        for plan in runtime.states():
+            asked.update({f"{plan.name}.{node.name}": node.component for node in plan.nodes})
+        return {name: _report(each) for name, each in asked.items() if callable(getattr(each, "report", None))}
+
     @property
     def is_open(self) -> bool:
         """Whether resources are open."""
@@ -364,6 +379,17 @@ def _in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _report(reporting: Reporting) -> dict[str, ReportValue]:
+    try:
+        report: dict[Any, Any] = dict(reporting.report())
+        for name, value in report.items():
+            if not isinstance(name, str) or not isinstance(value, ReportValue | None):
+                raise TypeError(f"wanted text, a number or None under a text, found {name!r}: {value!r}")
+    except Exception as error:  # it must not spoil what it tells about
+        return {"report_failed": f"{type(error).__name__}: {error}"}
+    return report
 
 
 async def _maybe_thread(method: Any) -> None:

@@ -7,14 +7,17 @@ thread. What a component may also declare as class attributes:
 * `blocking: bool`: run in a bounded pool of threads.
 * `listwise: bool` (filters, scorers): the answer on one row depends on other rows; it sees live rows only.
 * `safety: bool` (filters): fails closed.
-* `async def prepare(query, ctx)` (hydrators, scorers): started beside the sources; its result is `ctx.prepared`.
+* `async def prepare(query, ctx)` (hydrators, scorers): started beside the sources; its result is `ctx.prepared`. A
+  plain `def` of a blocking component runs in one of its threads, as the component itself does.
+
+A resource or component may also have `report`, see `Reporting`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import attrs
@@ -171,6 +174,22 @@ class Resource(Protocol):
 
     def close(self) -> MaybeAwaitable[None]:
         """Let go of everything."""
+
+
+#: What a report may say.
+ReportValue: TypeAlias = str | int | float | None
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A resource or component that says something about itself: which variant it is, counts, hit rates, sizes."""
+
+    def report(self) -> Mapping[str, ReportValue]:
+        """Plain values by name, in the order to show them; names are words with underscores.
+
+        A last word `bytes`, `ms` or `rate` (a share of 1) says how a number is shown. It is asked while the application
+        is open, between requests or during them, possibly from another thread, and must be cheap: no input or output.
+        """
 
 
 #: The method that each kind's work is done in.

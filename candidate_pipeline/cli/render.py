@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from candidate_pipeline.components import ReportValue
 from candidate_pipeline.engine.shown import shown_rows
 from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.explain import Explanation
@@ -100,6 +101,44 @@ def _remarks(entry: ComponentTrace) -> str:
         remarks.append(f"[yellow]its circuit is {entry.breaker}[/yellow]")
     remarks.append(escape(entry.note))
     return "; ".join(remark for remark in remarks if remark)
+
+
+def print_reports(console: Console, reports: Mapping[str, Mapping[str, ReportValue]]) -> None:
+    """Print what resources and components say about themselves, if any does."""
+    if not reports:
+        return
+    table = Table(title="reports", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("says", overflow="fold")
+    for name, report in reports.items():
+        said = ", ".join(_said(key, value) for key, value in report.items())
+        table.add_row(escape(name), f"[red]{said}[/red]" if "report_failed" in report else said)
+    console.print(table)
+
+
+def _said(name: str, value: ReportValue) -> str:
+    """A value of a report with its name, in the unit that the name's last word says."""
+    words, _, unit = name.rpartition("_")
+    if words and isinstance(value, int | float) and unit in {"bytes", "ms", "rate"}:
+        if unit == "rate":
+            return f"{_words(name)} {value:.0%}"
+        shown = f"{cell_text(value)} ms" if unit == "ms" else _size(value)
+        return f"{_words(words)} {shown}"
+    return f"{_words(name)} {cell_text(value)}"
+
+
+def _words(name: str) -> str:
+    return escape(name.replace("_", " "))
+
+
+def _size(count: float) -> str:
+    """Bytes in the largest binary unit that leaves at least one of it."""
+    unit = "B"
+    for larger in ("KiB", "MiB", "GiB"):
+        if count < 1024:
+            break
+        count, unit = count / 1024, larger
+    return f"{count:.4g} {unit}"
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from candidate_pipeline.app import Pipeline, load
-from candidate_pipeline.cli.render import print_explanation, print_outcome
+from candidate_pipeline.cli.render import print_explanation, print_outcome, print_reports
 from candidate_pipeline.cli.setup import console, print_json, quiet_logs
 from candidate_pipeline.errors import RequestError
 from candidate_pipeline.keys import QueryFeature
@@ -37,9 +37,12 @@ def run(
     seed: Annotated[int, typer.Option(help="The source of all randomness.")] = 0,
     explain: Annotated[list[str] | None, typer.Option(help="Explain an item, by id or text id.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many rows to print.")] = 20,
+    repeat: Annotated[
+        int, typer.Option(min=1, help="Serve the request so many times and print the last answer and all times.")
+    ] = 1,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
 ) -> None:
-    """Run a pipeline once and print its ranked rows and what each component did.
+    """Run a pipeline and print its ranked rows, what each component did and what resources say about themselves.
 
     The pipeline's inputs are options too: `candidate-pipeline run for_you --viewer 42`.
     """
@@ -53,6 +56,11 @@ def run(
     try:
         with _loading(output, f"running {pipeline}"):
             outcome = target.run_sync(now=clock, seed=seed, **inputs)
+            times = [outcome.elapsed_ms]
+            while len(times) < repeat:
+                outcome = target.run_sync(now=outcome.query.now, seed=seed, **inputs)
+                times.append(outcome.elapsed_ms)
+        reports = app.reports()
     finally:
         app.__exit__(None, None, None)
     explanations = []
@@ -62,13 +70,16 @@ def run(
         except KeyError as error:
             raise RequestError(error.args[0]) from None
     if output is Format.json:
-        result = outcome.to_dict()
+        result = {**outcome.to_dict(), "runs_ms": [round(time, 3) for time in times], "reports": reports}
         if explain:
             result["explanations"] = [explanation.as_dict() for explanation in explanations]
         print_json(result)
         return
     if not explanations:
         print_outcome(console(), outcome, limit)
+        print_reports(console(), reports)
+    if repeat > 1:
+        console().print(f"served {repeat} times: {', '.join(f'{time:.0f}' for time in times)} ms")
     for explanation in explanations:
         print_explanation(console(), explanation)
 

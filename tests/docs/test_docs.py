@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import types
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import pytest
 
 from candidate_pipeline import BreakerPolicy, CachePolicy, RunPolicy, StageOptions
@@ -17,6 +19,7 @@ from candidate_pipeline.registry import installed, resolve
 from candidate_pipeline.spec.document import Document
 from candidate_pipeline.spec.model import PipelineOptions
 from candidate_pipeline.testing import check_component
+from phoenix_recsys.backend_registry import GROUP, HookSpecs, find_backend
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -37,6 +40,26 @@ def test_the_first_pipeline_has_no_mistakes() -> None:
     """The README's first pipeline loads and compiles as it stands."""
     app = load_document(Document(block("pipeline"), "README.md"))
     assert list(app) == ["following"]
+
+
+def test_the_rankers_settings_have_no_mistakes() -> None:
+    """The README's settings of the ranker's backend fit into the shipped pipelines."""
+    text = (ROOT / "pipelines.toml").read_text(encoding="utf-8")
+    for table in ("components.ranker", "resources.ranker_model"):
+        text, count = re.subn(rf"^\[{re.escape(table)}\]\n(?:\w.*\n)+", "", text, flags=re.MULTILINE)
+        assert count == 1, table
+    assert list(load_document(Document(text + block("ranker"), "README.md"))) == ["for_you"]
+
+
+def test_the_backend_hook_registers() -> None:
+    """The README's hook is one that the library knows, and names a backend that can be chosen then."""
+    plugins = pluggy.PluginManager(GROUP)
+    plugins.add_hookspecs(HookSpecs)
+    module = types.ModuleType("my_package")
+    exec(block("backend"), vars(module))  # noqa: S102 - the README's own code
+    plugins.register(module)
+    plugins.check_pending()
+    assert find_backend("my_kernel", plugins).target == "my_package.backend:MyKernelRanker"
 
 
 def test_the_engines_example_has_no_mistakes() -> None:

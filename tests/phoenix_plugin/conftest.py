@@ -11,10 +11,16 @@ import attrs
 import numpy as np
 import pytest
 
+from candidate_pipeline.app import App, load_document
 from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.components import Context
 from candidate_pipeline.keys import ITEM_ID
+from candidate_pipeline.plugin import Plugin
 from candidate_pipeline.query import Query
+from candidate_pipeline.registry import Registry
+from candidate_pipeline.spec.document import Document
 from candidate_pipeline_feed.actions import DISCRETE
+from candidate_pipeline_feed.datadir import DataDirectory, DatasetInfo
 from candidate_pipeline_feed.keys import (
     AUTHOR_ID,
     CREATED_AT,
@@ -25,10 +31,12 @@ from candidate_pipeline_feed.keys import (
     VIEWER_ID,
     History,
 )
+from candidate_pipeline_feed.plugin import candidate_pipeline_plugin as feed_plugin
 from candidate_pipeline_feed.records import Edges, Events, Items, Tables, Users
 from candidate_pipeline_feed.store import FeedTables
 from candidate_pipeline_phoenix.index import PostIndex
 from candidate_pipeline_phoenix.models import RankerModel, RetrievalModel
+from candidate_pipeline_phoenix.plugin import candidate_pipeline_plugin as phoenix_plugin
 from phoenix_recsys.artifact import Artifact, save_artifact
 from phoenix_recsys.config import RankerConfig, RetrievalConfig, TransformerConfig
 from phoenix_recsys.hashing import HashParams
@@ -164,6 +172,75 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     yield Tiny(data, retrieval, ranker, index)
     for resource in (index, ranker, retrieval):
         resource.close()
+
+
+FEED = """
+schema = 1
+
+[pipelines.feed]
+result_size = 50
+inputs = { viewer = "feed.viewer_id" }
+query_hydrators = ["feed.viewer", "feed.history"]
+sources = ["tiny.posts"]
+hydrators = ["feed.items"]
+scorers = ["ranker", "liked"]
+selector = "feed.top_k"
+
+[components.ranker]
+use = "phoenix.ranker"
+run = { threads = 16 }
+
+[components.liked]
+use = "feed.weighted"
+preset = "none"
+weights = { favorite = 1.0, reply = 2.0 }
+
+[resources.data]
+use = "feed.tables"
+
+[resources.ranker_model]
+use = "phoenix.ranker_model"
+candidate_buckets = [40]
+"""
+
+
+@attrs.frozen
+class Posts:
+    """Every post of the tables."""
+
+    data: FeedTables
+    reads = ()
+    writes = ()
+
+    def fetch(self, query: Query, ctx: Context) -> Candidates:
+        """All ids."""
+        return Candidates.of(ITEM_ID(self.data.tables.items.item_id))
+
+
+@attrs.frozen
+class TinyFeed:
+    """A pipeline in TOML over a data directory with the tables and a ranker."""
+
+    directory: Path
+    text: str = FEED
+    viewers: tuple[int, ...] = (101, 102, 103, 104, 105, 106)
+
+    def load(self, options: str = "") -> App:
+        """The application with further options of the ranker model, as TOML lines."""
+        plugins = [feed_plugin(), phoenix_plugin(), Plugin("tiny", components={"source": {"posts": Posts}})]
+        return load_document(
+            Document(self.text + options, "feed.toml"), data=self.directory, registry=Registry(plugins)
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny_feed(tmp_path_factory: pytest.TempPathFactory) -> TinyFeed:
+    """The tables and the ranker on disk."""
+    directory: Path = tmp_path_factory.mktemp("tiny_feed") / "data"
+    directory.mkdir()
+    DataDirectory(directory).write(build_tables(), DatasetInfo("tiny", now=NOW))
+    save_artifact(directory / "models" / "ranker", artifact("ranker"))
+    return TinyFeed(directory)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,11 @@ class Stub:
     def __init__(self, served: Any, probabilities: Any) -> None:
         self.action_names, self.config, self.probabilities = served.action_names, served.config, probabilities
 
-    def score(self, user: int, history: Any, items: Any) -> Any:
+    def prepare(self, user: int, history: Any) -> Any:
+        """Nothing to do."""
+        return "viewer"
+
+    def score_prepared(self, viewer: Any, items: Any) -> Any:
         """Ignore everything."""
 
         @attrs.frozen

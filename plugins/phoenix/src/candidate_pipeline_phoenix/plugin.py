@@ -25,6 +25,10 @@ def candidate_pipeline_plugin() -> Plugin:
                 "candidate_pipeline_phoenix.train_command:train",
                 help="Train retrieval and ranker on a data directory.",
             ),
+            "phoenix quantize": Command(
+                "candidate_pipeline_phoenix.quantize_command:quantize",
+                help="Write the int8 version of trained models.",
+            ),
             "phoenix rebuild-bundled": Command(
                 "candidate_pipeline_phoenix.rebuild_command:rebuild_bundled",
                 help="Generate the bundled world again and train its models.",

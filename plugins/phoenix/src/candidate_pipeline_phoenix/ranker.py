@@ -30,7 +30,7 @@ from candidate_pipeline_phoenix.originals import originals
 from candidate_pipeline_phoenix.requests import model_history
 
 if TYPE_CHECKING:
-    from phoenix_recsys.requests import History as ModelHistory
+    from phoenix_recsys.backend import Viewer
     from phoenix_recsys.requests import Items, Scores
 
 FUSED: Final = "favorite"
@@ -69,19 +69,21 @@ class PhoenixRanker:
         if self.retrieval_weight and self.retrieval is None:
             raise ValueError('retrieval_weight needs a retrieval model: retrieval = "retrieval_model"')
 
-    def prepare(self, query: Query, ctx: Context) -> ModelHistory:
-        """The viewer's history in the model's terms, put together while the sources run."""
-        return model_history(query[HISTORY], self.model.served.action_names, self.model.data)
+    def prepare(self, query: Query, ctx: Context) -> Viewer:
+        """The viewer, as far as the model can be run before candidates are known: beside the sources, in a thread."""
+        history = model_history(query[HISTORY], self.model.served.action_names, self.model.data)
+        return self.model.prepare_viewer(query[VIEWER_ID], history)
 
     def score(self, query: Query, candidates: Candidates, ctx: Context) -> Patch:
         """Predict.
 
         Raises:
             DataError: The model predicts something that is not a finite number, or was asked for a head it lacks.
+            CandidatePipelineError: Requests are batched, and this one's deadline cannot be kept or too much waits.
         """
-        history = self.prepare(query, ctx) if ctx.prepared is None else ctx.prepared
+        viewer = self.prepare(query, ctx) if ctx.prepared is None else ctx.prepared
         items, known = self._items(query, candidates)
-        scores = self.model.served.score(query[VIEWER_ID], history, items)
+        scores = self.model.score(viewer, items, viewer_id=query[VIEWER_ID], deadline=ctx.deadline)
         heads = self.model.heads
         values, labels = scores.probabilities[:, heads.columns], heads.labels
         if self.retrieval is not None and self.retrieval_weight and FUSED in labels:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EVERYTHING: Final = "none"
 """The name of the split that holds nothing out."""
-_OURS: Final = frozenset({"retrieval", "ranker", "training.json", "checkpoints"})
+_OURS: Final = frozenset({"retrieval", "ranker", "retrieval-int8", "ranker-int8", "training.json", "checkpoints"})
 _DATA_HELP: Final = "The data directory to learn from; default: the bundled world, which needs --out."
 _OUT_HELP: Final = "Where the models go; default: models/ of the data directory."
 
