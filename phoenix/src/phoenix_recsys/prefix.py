@@ -319,8 +319,8 @@ def _project(
     """Queries [B, T, H·K] (empty if not wanted), and keys beside values [B, T, 2·G·K], none rotated."""
     width = config.model.num_q_heads * config.model.key_size
     if not queries:
-        return x[..., :0], product(x, _columns(layer.query_key_value, width))
-    both = product(x, layer.query_key_value)
+        return x[..., :0], product(x, _columns(layer.query_key_value, width), sensitive=True)
+    both = product(x, layer.query_key_value, sensitive=True)
     return both[..., :width], both[..., width:]
 
 

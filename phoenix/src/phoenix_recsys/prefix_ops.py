@@ -19,7 +19,7 @@ from phoenix_recsys.inputs import Array
 from phoenix_recsys.layers import HIGHEST, LOGIT_CAP, NORM_EPSILON, ROPE_BASE, gelu
 from phoenix_recsys.prefix_inputs import Rows
 from phoenix_recsys.prefix_weights import LayerWeights, Matrix
-from phoenix_recsys.quantized_weights import QuantizedMatrix, int8_product, integer_product
+from phoenix_recsys.quantized_weights import QuantizedMatrix, int8_product, int8_weights_product, integer_product
 
 NO_WEIGHT = 1e-30
 """Below any sum of weights (each is at least exp(−30)), above 0: a row that sees nothing attends to nothing."""
@@ -46,14 +46,17 @@ class Own(NamedTuple):
     value: jax.Array
 
 
-def product(x: jax.Array, w: Matrix) -> jax.Array:
+def product(x: jax.Array, w: Matrix, *, sensitive: bool = False) -> jax.Array:
     """X · w with X in the precision of w and a float32 sum: [..., in] and [..., in, out] to [..., out].
+
+    With int8 weights tokens are int8 too, or bfloat16 where the product is said to be ``sensitive``: input
+    projections, and queries and keys, whose errors attention enlarges.
 
     Naming the output's dtype matters on a CPU, where XLA runs a bfloat16 product with a bfloat16 output as a
     float32 one between two conversions.
     """
     if isinstance(w, QuantizedMatrix):
-        return int8_product(x, w)
+        return (int8_weights_product if sensitive else int8_product)(x, w)
     return jnp.matmul(x.astype(w.dtype), w, precision=HIGHEST, preferred_element_type=jnp.float32)
 
 
@@ -69,7 +72,7 @@ def project_rows(rows: Rows, matrices: tuple[Matrix, ...]) -> jax.Array:
     total = jnp.zeros(())
     for row, matrix in zip(rows, matrices, strict=True):
         if not isinstance(row, QuantizedRows):
-            total += product(jnp.asarray(row), matrix)
+            total += product(jnp.asarray(row), matrix, sensitive=True)
             continue
         scale = jnp.asarray(row.scales)[..., None]
         if isinstance(matrix, QuantizedMatrix):
