@@ -25,7 +25,7 @@ import typer
 from ranker_models import QUICK, SEED, SIZES, Case, Size, case_of
 from ranker_report import Found
 from ranker_timing import Times
-from ranker_variants import REFERENCE, installed, variants_of
+from ranker_variants import PUBLISHED, REFERENCE, installed, variants_of
 
 README: Final = Path(__file__).with_name("README.md")
 PARTS: Final = ("padded", "second", "growth", "load")
@@ -35,12 +35,12 @@ QUICK_LABELS: Final = ("published jitted chunks of 32 float32", "kv_cache float3
 
 
 def chosen(only: str, *, quick: bool) -> Callable[[str], bool]:
-    """Whether a variant's label is wanted; the reference of the checks always is."""
+    """Whether a variant's label is wanted; the references of the checks always are."""
     parts = [part.strip() for part in only.split(",") if part.strip()]
 
     def wanted(label: str) -> bool:
-        if label == " ".join(REFERENCE):
-            return True
+        if label == " ".join(REFERENCE) or (label == " ".join(PUBLISHED) and not quick):
+            return True  # what the others are checked against
         if quick and not parts:
             return label in QUICK_LABELS
         return not parts or any(part in label for part in parts)

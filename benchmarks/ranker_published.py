@@ -7,6 +7,7 @@ from unittest import mock
 
 import attrs
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -48,9 +49,9 @@ class Published:
                 tables.lookup_items(batch.candidate_post_hashes),
                 tables.lookup_authors(batch.candidate_author_hashes),
             )
-            with mock.patch.object(layers, "product", _published_product):
+            with mock.patch.multiple(layers, product=_product, _logits=_logits, _mix=_mix):
                 output = model.apply(params, batch, found)
-            return jax.numpy.stack([output.logits, jax.nn.sigmoid(output.logits)])
+            return jnp.stack([output.logits, jax.nn.sigmoid(output.logits)])
 
         self._run = jax.jit(run) if jitted else run
 
@@ -92,10 +93,22 @@ class Published:
         return np.concatenate(parts)
 
 
-def _published_product(x: jax.Array, w: jax.Array, *, sensitive: bool = False) -> jax.Array:
+def _product(x: jax.Array, w: jax.Array, *, sensitive: bool = False) -> jax.Array:
     """As in the published code, which does not ask for float32 sums of bfloat16 products; it has no int8."""
-    assert not sensitive or w.dtype != jax.numpy.int8
-    return jax.numpy.matmul(x.astype(w.dtype), w, precision=layers.HIGHEST)
+    assert not sensitive or w.dtype != jnp.int8
+    return jnp.matmul(x.astype(w.dtype), w, precision=layers.HIGHEST)
+
+
+def _logits(q: jax.Array, k: jax.Array) -> jax.Array:
+    """As in the published code, one einsum over rows and heads: [B, T, H, K], [B, S, G, K] to [B, G, H/G, T, S]."""
+    grouped = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[3])
+    return jnp.einsum("btghk,bsgk->bghts", grouped, k, precision=layers.HIGHEST)
+
+
+def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Likewise: [B, G, H/G, T, S], [B, S, G, K] to [B, T, H, K]."""
+    mixed = jnp.einsum("bghts,bsgk->btghk", weights, v, precision=layers.HIGHEST)
+    return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])
 
 
 def _padded(rows: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
