@@ -82,7 +82,7 @@ def origin(config: RankerConfig) -> int:
 
 
 def candidate_positions(config: RankerConfig, count: int, *, history_places: int | None = None) -> jax.Array | None:
-    """Positions of ``count`` candidates from the origin: float32 [1, C] under ``slot``, else None: all stand there.
+    """Positions of ``count`` candidates: float32 [1, C] under ``slot``, else None: all stand at the origin.
 
     ``history_places`` is the padded history length that ``slot`` counts from; default the configured one,
     which makes the bucket that the history really has invisible.
@@ -90,7 +90,7 @@ def candidate_positions(config: RankerConfig, count: int, *, history_places: int
     if config.positions != "slot":
         return None
     start = config.history_seq_len if history_places is None else history_places
-    return slot_positions(count) + float(start - config.history_seq_len)
+    return slot_positions(count) + float(1 + start)
 
 
 def encode(weights: Weights, config: RankerConfig, users: Users, events: Events) -> Prefix:
@@ -299,7 +299,7 @@ def unembed(weights: Weights, tokens: jax.Array) -> RankerOutput:
 
 
 def _turn_of(config: RankerConfig, positions: Array | None) -> Turn | None:
-    return None if positions is None else turn_by(positions, config.model.key_size)
+    return None if positions is None else turn_by(positions, config.model.key_size, origin(config))
 
 
 def _places_used(valid: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from phoenix_recsys.prefix import (
     encode,
     extend,
     first_layer,
+    origin,
     score,
     score_first,
     stacked,
@@ -316,7 +317,8 @@ class PrefixRanker(Served):
         positions = None
         if self.config.positions == "slot":
             starts = np.array([turn.rows.start for turn in turns] + [0] * (rows - len(turns)))
-            positions = ((starts[:, None] + np.arange(size)) % self.config.candidate_seq_len).astype(np.float32)
+            slots = (starts[:, None] + np.arange(size)) % self.config.candidate_seq_len
+            positions = (origin(self.config) + slots).astype(np.float32)
         may = self.config.release == "may"
         if self.items is not None:
             return self._score_kept_items(self.items, turns, prefixes, size, rows)

@@ -88,25 +88,32 @@ def rms_norm(x: jax.Array, scale: jax.Array) -> jax.Array:
     return scale * (x * jax.lax.rsqrt(mean_square + NORM_EPSILON))
 
 
-def turn_by(positions: Array, size: int) -> Turn:
-    """The rotation of heads of size K to ``positions`` [B or 1, T] (RoPE, Su et al. 2021)."""
-    phase = jnp.asarray(positions, jnp.float32)[..., None] * jnp.asarray(_frequencies(size))
+def turn_by(positions: Array, size: int, origin: int) -> Turn:
+    """The rotation of heads of size K to ``positions`` [B or 1, T], counted from ``origin`` (RoPE, Su et al. 2021).
+
+    An angle is the difference of two that are rounded to float32 by themselves, as where positions are absolute: at
+    a thousand radians that rounding is what separates two implementations most.
+    """
+    frequencies = jnp.asarray(_frequencies(size))
+    phase = jnp.asarray(positions, jnp.float32)[..., None] * frequencies - np.float32(origin) * frequencies
     return Turn(jnp.sin(phase), jnp.cos(phase))
 
 
 def turn_to(places: jax.Array, size: int, origin: int, places_end: int) -> Turn:
-    """The rotation to whole positions ``places − origin``, out of tables for 0 … ``places_end`` − 1.
+    """:func:`turn_by` for whole positions in 0 … ``places_end`` − 1, out of tables.
 
     Inside a fused loop XLA would compute a sine anew for every element that it turns; a look-up costs nothing.
     """
-    phase = (np.arange(places_end) - origin)[:, None] * _frequencies(size).astype(np.float64)
+    phase = (np.arange(places_end, dtype=np.float32)[:, None] * _frequencies(size)).astype(np.float64)
+    phase -= (np.float32(origin) * _frequencies(size)).astype(np.float64)
     index = places.astype(jnp.int32)
     return Turn(*(jnp.take(jnp.asarray(table(phase), jnp.float32), index, axis=0) for table in (np.sin, np.cos)))
 
 
 def _frequencies(size: int) -> npt.NDArray[np.float32]:
-    exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    return np.asarray(1.0 / (np.float32(ROPE_BASE) ** exponent), np.float32)
+    with jax.ensure_compile_time_eval():  # by XLA, whose powers differ from numpy's in the last bit
+        exponent = jnp.arange(0, size, 2, dtype=jnp.float32) / size
+        return np.asarray(1.0 / (ROPE_BASE**exponent), np.float32)
 
 
 def turned(x: jax.Array, turn: Turn) -> jax.Array:
