@@ -12,7 +12,7 @@ from ranker_load import DEADLINE, Load
 from ranker_models import Size
 from ranker_rates import Rates, cores
 from ranker_timing import Times
-from ranker_variants import EAGER_CHUNKS, JITTED_CHUNKS, TOLERANCES
+from ranker_variants import EAGER_CHUNKS, JITTED_CHUNKS, PEER_NAMES, TOLERANCES
 
 BEGIN: Final = "<!-- ranker:begin -->"
 END: Final = "<!-- ranker:end -->"
@@ -234,7 +234,7 @@ def goals(found: Sequence[Found], loads: Sequence[Load]) -> list[Goal]:
             ends += _ratio(by_name[name], 1500, wanted, baseline, f"{what}, their faster precision")
     for each in found:
         count = each.size.candidates[-1]
-        for peer in ("torch", "torch compiled", "onnxruntime"):
+        for peer in PEER_NAMES:
             for warm in (False, True):
                 precisions = ("float32",) if peer == "onnxruntime" else ("bfloat16",)
                 what = f"{place(each, warm=warm)}: times faster than {peer} {precisions[0]}"

@@ -88,6 +88,7 @@ def interleaved(
         _once(program, (before or {}).get(name), times[name])  # compiles and allocates; not counted
         times[name].spent = 0.0
     gc.collect()
+    gc.freeze()  # what is loaded is not garbage of the requests
     for turn in range(most_rounds):
         going = [name for name, found in times.items() if _goes_on(found, turn, seconds, least_rounds)]
         if not going:

@@ -26,6 +26,9 @@ JITTED_CHUNKS: Final = f"published jitted chunks of {CHUNK}"
 EAGER_CHUNKS: Final = f"published eager chunks of {CHUNK}"
 ONE_SHOT: Final = "published jitted one shot"
 KNOWN: Final = "kv_cache items known"
+PEER_NAMES: Final = ("torch", "torch compiled", "onnxruntime")
+#: Layers that torch compiles within seconds; of twelve it takes minutes.
+MOST_COMPILED: Final = 4
 REFERENCE: Final = (ONE_SHOT, "float32")
 PUBLISHED: Final = (ONE_SHOT, "bfloat16")
 #: Error of logits against the published forward in float32, mean and largest, above which a variant is not timed.
@@ -118,7 +121,7 @@ def variants_of(case: Case, wanted: Callable[[str], bool]) -> list[Variant]:
     for precision in PRECISIONS:
         known = partial(backend_of, case, "kv_cache", precision, item_cache_bytes=512 * MEBIBYTE)
         add(KNOWN, precision, "known", known)
-    for name, products, make in peers():
+    for name, products, make in peers(case.size.layers):
         add(name, products, "prefix", partial(make, case.artifact))
     return found
 
@@ -135,13 +138,14 @@ def installed(*packages: str) -> bool:
     return all(importlib.util.find_spec(package) is not None for package in packages)
 
 
-def peers() -> Iterator[tuple[str, str, Callable[[Artifact], Server]]]:
-    """Names, precisions and makers of the peers that are installed."""
+def peers(layers: int) -> Iterator[tuple[str, str, Callable[[Artifact], Server]]]:
+    """Names, precisions and makers of the peers that are installed, for a model of so many layers."""
     if installed("torch"):
         from ranker_torch import TorchRanker
 
         yield "torch", "bfloat16", lambda artifact: TorchRanker(artifact, "bfloat16")
-        yield "torch compiled", "bfloat16", lambda artifact: TorchRanker(artifact, "bfloat16", compiled=True)
+        if layers <= MOST_COMPILED:
+            yield "torch compiled", "bfloat16", lambda artifact: TorchRanker(artifact, "bfloat16", compiled=True)
     if installed("onnx", "onnxruntime"):
         from ranker_onnx import OnnxRanker
 

@@ -11,14 +11,14 @@ import jax
 from ranker_grid import Key
 from ranker_models import Case
 from ranker_timing import Program, Times, interleaved
-from ranker_variants import NEW_USERS, Variant, backend_of, cold, histories, lists
+from ranker_variants import NEW_USERS, PEER_NAMES, Variant, backend_of, cold, histories, lists
 
 from phoenix_recsys.backend import RankerBackend
 from phoenix_recsys.requests import History, Items
 
 GROWTH: Final = (1, 4, 16)
 #: Of these backends and precisions the padded histories are timed; a viewer's part is all that they change.
-PADDED: Final = ("jit", "kv_cache", "torch", "torch compiled", "onnxruntime")
+PADDED: Final = ("jit", "kv_cache", *PEER_NAMES)
 BUCKETED: Final = "kv_cache history buckets"
 
 

@@ -19,7 +19,7 @@ from phoenix_recsys.inputs import Embeddings, RankerBatch, RetrievalBatch
 from phoenix_recsys.quantized_tables import QuantizedTables
 from phoenix_recsys.quantized_weights import QuantizedMatrix, as_float, quantize_params
 from phoenix_recsys.requests import Floats, History
-from phoenix_recsys.tables import EmbeddingTables
+from phoenix_recsys.tables import EmbeddingTables, PaddedTables
 from phoenix_recsys.transforms import Params
 
 T = TypeVar("T", bound=np.generic)
@@ -79,18 +79,24 @@ def device_tables(artifact: Artifact, precision: Precision) -> Tables:
             # Read-only arrays are taken over without a copy; nobody else holds these.
             table.rows.flags.writeable = table.scales.flags.writeable = False
         return quantized.on_device()
-    # Under bfloat16 a row is rounded before anything is computed from it: its only reader is a projection, which
-    # takes bfloat16 inputs. A gather copies, so rounding the table once gives the same bits in half the memory.
-    dtype = np.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
+    if precision == "bfloat16":
+        # A row is rounded before anything is computed from it: its only reader is a projection, which takes bfloat16
+        # inputs. A gather copies, so rounding the table once gives the same bits in half the memory. Rounded on the
+        # host: JAX would put the float32 table on the device first.
+        return PaddedTables(*(_placed(_padded(np.asarray(table).astype(jnp.bfloat16))) for table in tables))
+    return EmbeddingTables(*(_placed(np.asarray(table).astype(np.float32, copy=False)) for table in tables))
 
-    def put(table: Any) -> jax.Array:
-        # Rounded on the host: JAX would put the float32 table on the device first.
-        rounded = np.asarray(table).astype(dtype, copy=False)
-        # A CPU takes an array over without a copy. That must never change, so one that could is copied.
-        placed: jax.Array = jax.device_put(rounded.copy() if rounded.flags.writeable and rounded is table else rounded)
-        return placed
 
-    return EmbeddingTables(*map(put, tables))
+def _padded(table: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    table[0] = 0  # no hash leads there
+    table.flags.writeable = False
+    return table
+
+
+def _placed(table: npt.NDArray[Any]) -> jax.Array:
+    # A CPU takes an array over without a copy. That must never change, so one that could is copied.
+    placed: jax.Array = jax.device_put(table.copy() if table.flags.writeable else table)
+    return placed
 
 
 def device_params(params: Params, precision: Precision) -> dict[str, dict[str, Any]]:

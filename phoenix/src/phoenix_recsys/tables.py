@@ -78,6 +78,33 @@ class EmbeddingTables(NamedTuple):
         return cls(*(rng.standard_normal((size, emb_size), np.float32) * scale for size in sizes))
 
 
+class PaddedTables(EmbeddingTables):
+    """Tables whose local row 0 is zero, as serving holds them: padding is looked up like any other row.
+
+    Rows must be unified rows of the hashes, 0 included; nothing is checked. XLA then copies whole rows, where a choice
+    between a row and zeros would be made element by element.
+    """
+
+    __slots__ = ()
+
+    def lookup_users(self, rows: Array) -> jax.Array:
+        """Unified user rows [...] to [..., D]; row 0 gives zeros."""
+        return _gather_padded(self.user, rows, RESERVED_ROWS)
+
+    def lookup_items(self, rows: Array) -> jax.Array:
+        """Unified item rows [...] to [..., D]; row 0 gives zeros."""
+        return _gather_padded(self.item, rows, RESERVED_ROWS + self.user.shape[0])
+
+    def lookup_authors(self, rows: Array) -> jax.Array:
+        """Unified author rows [...] to [..., D]; row 0 gives zeros."""
+        return _gather_padded(self.author, rows, RESERVED_ROWS + self.user.shape[0] + self.item.shape[0])
+
+
+def _gather_padded(table: Array, rows: Array, offset: int) -> jax.Array:
+    local = jnp.maximum(jnp.asarray(rows) - offset, 0)
+    return jnp.asarray(table).at[local].get(mode="promise_in_bounds")
+
+
 def gather(table: Array, rows: Array, offset: int) -> jax.Array:
     """Rows ``rows − offset`` of ``table`` [V, D]: int [...] to [..., D]; unified row 0 gives zeros."""
     rows = jnp.asarray(rows)
