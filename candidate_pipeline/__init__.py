@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from candidate_pipeline.adapters import per_item
-    from candidate_pipeline.app import App, Pipeline, compose, load, load_document
+    from candidate_pipeline.app import App, Pipeline, load, load_document
     from candidate_pipeline.candidates import Candidates, Row
     from candidate_pipeline.components import (
         Context,
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
         SideEffect,
         Source,
     )
+    from candidate_pipeline.composition import compose
     from candidate_pipeline.engine.nested import NestedPipeline
+    from candidate_pipeline.engine.trace import ComponentTrace, Trace
     from candidate_pipeline.errors import (
         AbsentFeatureError,
         CandidatePipelineError,
+        CaptureError,
         ContractError,
         DataError,
         FailedFeatureError,
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
         SafetyError,
     )
     from candidate_pipeline.explain import Explanation
+    from candidate_pipeline.explain_steps import Step, Terms
     from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column, QueryFeature
     from candidate_pipeline.merge import ITEM_TEXT_ID, text_ids
+    from candidate_pipeline.observe import CallInfo, CallObserver, Observer, RequestInfo, RequestObserver
     from candidate_pipeline.options import DataDir, Doc
     from candidate_pipeline.ordering import rank_order
     from candidate_pipeline.outcome import Outcome
@@ -45,12 +50,18 @@ if TYPE_CHECKING:
     from candidate_pipeline.plugin import Command, Plugin, hookimpl
     from candidate_pipeline.query import Query
     from candidate_pipeline.registry import Registry
+    from candidate_pipeline.reloading.live import Live, LivePipeline, Reload, live
     from candidate_pipeline.spec.model import BreakerPolicy, CachePolicy, RunPolicy, StageOptions
     from candidate_pipeline.spec.problems import SpecError
+    from candidate_pipeline.what_if.capture import Capture, Captures, captures_in
+    from candidate_pipeline.what_if.diff import Diff, diff
+    from candidate_pipeline.what_if.ranking import Ranking
+    from candidate_pipeline.what_if.replay import Replayed, Replayer, replay
+    from candidate_pipeline.what_if.swap import SwapResult, smallest_swap
 
 _HOME = {
     "adapters": ("per_item",),
-    "app": ("App", "Pipeline", "compose", "load", "load_document"),
+    "app": ("App", "Pipeline", "load", "load_document"),
     "candidates": ("Candidates", "Row"),
     "components": (
         "Context",
@@ -63,10 +74,13 @@ _HOME = {
         "SideEffect",
         "Source",
     ),
+    "composition": ("compose",),
     "engine.nested": ("NestedPipeline",),
+    "engine.trace": ("ComponentTrace", "Trace"),
     "errors": (
         "AbsentFeatureError",
         "CandidatePipelineError",
+        "CaptureError",
         "ContractError",
         "DataError",
         "FailedFeatureError",
@@ -76,8 +90,10 @@ _HOME = {
         "SafetyError",
     ),
     "explain": ("Explanation",),
+    "explain_steps": ("Step", "Terms"),
     "keys": ("ITEM_ID", "SCORE", "TOPPED_UP", "Column", "QueryFeature"),
     "merge": ("ITEM_TEXT_ID", "text_ids"),
+    "observe": ("CallInfo", "CallObserver", "Observer", "RequestInfo", "RequestObserver"),
     "options": ("DataDir", "Doc"),
     "ordering": ("rank_order",),
     "outcome": ("Outcome",),
@@ -85,8 +101,14 @@ _HOME = {
     "plugin": ("Command", "Plugin", "hookimpl"),
     "query": ("Query",),
     "registry": ("Registry",),
+    "reloading.live": ("Live", "LivePipeline", "Reload", "live"),
     "spec.model": ("BreakerPolicy", "CachePolicy", "RunPolicy", "StageOptions"),
     "spec.problems": ("SpecError",),
+    "what_if.capture": ("Capture", "Captures", "captures_in"),
+    "what_if.diff": ("Diff", "diff"),
+    "what_if.ranking": ("Ranking",),
+    "what_if.replay": ("Replayed", "Replayer", "replay"),
+    "what_if.swap": ("SwapResult", "smallest_swap"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -99,22 +121,32 @@ __all__ = [
     "App",
     "BreakerPolicy",
     "CachePolicy",
+    "CallInfo",
+    "CallObserver",
     "CandidatePipelineError",
     "Candidates",
+    "Capture",
+    "CaptureError",
+    "Captures",
     "Column",
     "Command",
+    "ComponentTrace",
     "Context",
     "ContractError",
     "DataDir",
     "DataError",
+    "Diff",
     "Doc",
     "Explanation",
     "FailedFeatureError",
     "Filter",
     "Hydrator",
+    "Live",
+    "LivePipeline",
     "MisconfigurationError",
     "MissingColumnError",
     "NestedPipeline",
+    "Observer",
     "Outcome",
     "Patch",
     "Pipeline",
@@ -123,8 +155,14 @@ __all__ = [
     "QueryFeature",
     "QueryHydrator",
     "QueryPatch",
+    "Ranking",
     "Registry",
+    "Reload",
+    "Replayed",
+    "Replayer",
     "RequestError",
+    "RequestInfo",
+    "RequestObserver",
     "Resource",
     "Row",
     "RunPolicy",
@@ -135,14 +173,23 @@ __all__ = [
     "Source",
     "SpecError",
     "StageOptions",
+    "Step",
+    "SwapResult",
+    "Terms",
+    "Trace",
+    "captures_in",
     "compose",
+    "diff",
     "hookimpl",
+    "live",
     "load",
     "load_document",
     "patch",
     "per_item",
     "query_patch",
     "rank_order",
+    "replay",
+    "smallest_swap",
     "text_ids",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
@@ -15,16 +16,23 @@ from candidate_pipeline.keys import Key
 from candidate_pipeline.query import Query
 
 
-def per_item(*, reads: Sequence[Key], safety: bool = False) -> Callable[[Callable[[Query, Row], bool]], type]:
+def per_item(
+    *, reads: Sequence[Key], safety: bool = False, reason: Callable[[Query, Row], str] | None = None
+) -> Callable[[Callable[[Query, Row], bool]], type]:
     """Turn `keep(query, row) -> bool` into a filter class, to register or to instantiate.
 
     It asks the function about each row, so it is slower than a filter over columns.
 
     Example::
 
-        @per_item(reads=[PRICE, BUDGET])
+        @per_item(reads=[PRICE, BUDGET], reason=lambda query, row: f"costs {row[PRICE]} of {query[BUDGET]}")
         def affordable(query, row):
             return row[PRICE] <= query[BUDGET]
+
+    Args:
+        reads: The keys that the function uses.
+        safety: Whether the filter fails closed.
+        reason: Why the function dropped a row, for `Outcome.explain`.
     """
 
     def decorate(function: Callable[[Query, Row], bool]) -> type:
@@ -38,13 +46,15 @@ def per_item(*, reads: Sequence[Key], safety: bool = False) -> Callable[[Callabl
                 answers[at] = answer
             return answers
 
-        members = {
+        members: dict[str, Any] = {
             "__doc__": function.__doc__,
             "__module__": function.__module__,
             "keep": keep,
             "reads": tuple(reads),
             "safety": safety,
         }
+        if reason is not None:
+            members["reason"] = staticmethod(reason)
         return attrs.frozen(type(function.__name__, (), members))
 
     return decorate

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import attrs
-import structlog
 
 from candidate_pipeline.build import Built, BuiltResource, build
-from candidate_pipeline.components import Reporting, ReportValue, Resource
+from candidate_pipeline.components import Reporting, ReportValue
 from candidate_pipeline.engine.plan import Plan
-from candidate_pipeline.engine.policies import Member
+from candidate_pipeline.engine.recording import Recorder
 from candidate_pipeline.engine.runtime import Runtime
 from candidate_pipeline.engine.serve import serve
-from candidate_pipeline.engine.wiring import Compiler
 from candidate_pipeline.errors import (
-    CandidatePipelineError,
     ContractError,
     MisconfigurationError,
     RequestError,
 )
-from candidate_pipeline.keys import Column, QueryFeature
+from candidate_pipeline.keys import QueryFeature
+from candidate_pipeline.observe import Observer
 from candidate_pipeline.outcome import Outcome
+from candidate_pipeline.pool import ResourcePool
 from candidate_pipeline.query import Query
 from candidate_pipeline.registry import Registry, installed
-from candidate_pipeline.spec.document import Document, dotted
+from candidate_pipeline.spec.document import Document
 from candidate_pipeline.spec.loader import load_spec
-from candidate_pipeline.spec.model import STAGES, Dataset, PipelineOptions, RunPolicy, Semantics, Stage, StageOptions
-from candidate_pipeline.spec.positions import TomlPath
-from candidate_pipeline.spec.problems import Location, Problem, SpecError, nearest
-
-log = structlog.get_logger("candidate_pipeline")
+from candidate_pipeline.spec.model import Dataset
+from candidate_pipeline.spec.problems import nearest
+from candidate_pipeline.what_if.capture import Captures
+from candidate_pipeline.what_if.writer import CaptureCounts, CaptureWriter
 
 #: How long closing an application waits for side effects.
 DRAIN: Final = dt.timedelta(seconds=30)
@@ -51,6 +47,8 @@ def load(
     only: Iterable[str] | None = None,
     registry: Registry | None = None,
     drain: dt.timedelta = DRAIN,
+    observers: Sequence[Observer] = (),
+    captures: Captures | None = None,
 ) -> App:
     """Read, check and build the pipelines of a TOML file; nothing is opened yet.
 
@@ -61,6 +59,8 @@ def load(
         only: The pipelines whose resources will be opened; default: all.
         registry: Where names resolve; default: installed plugins.
         drain: How long closing waits for side effects.
+        observers: What sees every request.
+        captures: Where requests are recorded.
 
     Returns:
         The application: `async with load(...) as app: await app["for_you"].run(viewer=42)`.
@@ -69,7 +69,16 @@ def load(
         SpecError: The file or an override has mistakes; all are listed.
     """
     document = Document.read(Path(config))
-    return load_document(document, data=data, sets=sets, only=only, registry=registry, drain=drain)
+    return load_document(
+        document,
+        data=data,
+        sets=sets,
+        only=only,
+        registry=registry,
+        drain=drain,
+        observers=observers,
+        captures=captures,
+    )
 
 
 def load_document(
@@ -80,119 +89,14 @@ def load_document(
     only: Iterable[str] | None = None,
     registry: Registry | None = None,
     drain: dt.timedelta = DRAIN,
+    observers: Sequence[Observer] = (),
+    captures: Captures | None = None,
 ) -> App:
     """As `load`, from a document in memory: `load_document(Document(text))`."""
     where = None if data is None else Path(data)
     spec = load_spec(document, installed() if registry is None else registry, data=where, sets=sets)
-    return App(build(spec), spec.dataset, only=None if only is None else tuple(only), drain=drain)
-
-
-def compose(
-    name: str,
-    *,
-    sources: Sequence[Any],
-    selector: Any,
-    query_hydrators: Sequence[Any] = (),
-    dependent_query_hydrators: Sequence[Any] = (),
-    hydrators: Sequence[Any] = (),
-    filters: Sequence[Any] = (),
-    scorers: Sequence[Any] = (),
-    post_selection_hydrators: Sequence[Any] = (),
-    post_selection_filters: Sequence[Any] = (),
-    side_effects: Sequence[Any] = (),
-    fallbacks: Sequence[Any] = (),
-    inputs: Mapping[str, QueryFeature[Any]] | None = None,
-    resources: Sequence[Resource] = (),
-    run: Mapping[str, RunPolicy] | None = None,
-    result_size: int | None = None,
-    min_results: int | None = None,
-    top_up: Pipeline | None = None,
-    max_refills: int = 3,
-    deadline: dt.timedelta | None = None,
-    stages: Mapping[str, StageOptions] | None = None,
-    semantics: Semantics = "strict",
-    show: Sequence[Column[Any]] = (),
-    drain: dt.timedelta = DRAIN,
-) -> App:
-    """An application with one pipeline, from objects instead of TOML.
-
-    Args:
-        name: The pipeline's name.
-        sources: Components; a component is named after its class in snake case, or by a `(name, component)` pair.
-        selector: As `sources`; so are the stages that follow.
-        query_hydrators: A stage.
-        dependent_query_hydrators: A stage of the published semantics.
-        hydrators: A stage.
-        filters: A stage.
-        scorers: A stage.
-        post_selection_hydrators: A stage.
-        post_selection_filters: A stage.
-        side_effects: A stage.
-        fallbacks: Components that only take over from others (`on_error = "fallback:<name>"`).
-        inputs: Request parameters and the features they give.
-        resources: What to open before and close after, in this order.
-        run: Engine settings by component name.
-        result_size: How many rows a response holds at most.
-        min_results: With fewer rows the pipeline of `top_up` fills the response.
-        top_up: A pipeline of another application, which is to be opened beside this one.
-        max_refills: How often rows that post-selection filters dropped are replaced from the rest.
-        deadline: How long a request may take.
-        stages: Time budgets and gates by stage.
-        semantics: `"strict"`, or `"upstream"`: the x-algorithm as published in May 2026.
-        show: Columns to print.
-        drain: How long closing waits for side effects.
-
-    Raises:
-        SpecError: The wiring is wrong.
-    """
-    given: dict[Stage, Sequence[Any]] = {
-        "query_hydrators": query_hydrators,
-        "dependent_query_hydrators": dependent_query_hydrators,
-        "sources": sources,
-        "hydrators": hydrators,
-        "filters": filters,
-        "scorers": scorers,
-        "selector": [selector],
-        "post_selection_hydrators": post_selection_hydrators,
-        "post_selection_filters": post_selection_filters,
-        "side_effects": side_effects,
-    }
-    policies = dict(run or {})
-    problems: list[Problem] = []
-
-    def report(code: str, message: str, path: TomlPath, hint: str) -> None:
-        problems.append(Problem(code, message, Location(f"pipeline {name!r}"), hint, dotted(path)))
-
-    def member(entry: Any, stage: Stage, place: TomlPath) -> Member:
-        label, component = entry if isinstance(entry, tuple) else (_snake(type(entry).__name__), entry)
-        return Member(label, component, stage, policies.get(label, RunPolicy()), path=place, place=place)
-
-    members = [member(entry, stage, (stage, at)) for stage in STAGES for at, entry in enumerate(given[stage])]
-    # The compiler gives a fallback the stage of the component that it takes over from.
-    spare = [member(entry, "scorers", ("fallbacks", at)) for at, entry in enumerate(fallbacks)]
-    named = {each.name: each for each in [*members, *spare]}
-    for label in policies:
-        if label not in named:
-            report("E101", f"no component {label!r} to apply the policy to", ("run", label), nearest(label, named))
-    options = PipelineOptions(
-        result_size=result_size,
-        min_results=min_results,
-        top_up=None if top_up is None else top_up.plan.name,
-        max_refills=max_refills,
-        deadline=deadline,
-        stages=dict(stages or {}),
-        semantics=semantics,
-    )
-    short = None if top_up is None else top_up.plan
-    plan = Compiler(name, options, dict(inputs or {}), members, named, report, show=tuple(show), top_up=short).compile()
-    if problems or plan is None:
-        raise SpecError(problems)
-    opened = {f"resource {at}": BuiltResource(f"resource {at}", item, ()) for at, item in enumerate(resources)}
-    return App(Built({name: plan}, opened, {name: tuple(opened)}), None, drain=drain)
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    wanted = None if only is None else tuple(only)
+    return App(build(spec), spec.dataset, only=wanted, drain=drain, observers=observers, captures=captures)
 
 
 class App:
@@ -208,15 +112,29 @@ class App:
         dataset: Dataset | None,
         only: tuple[str, ...] | None = None,
         drain: dt.timedelta = DRAIN,
+        observers: Sequence[Observer] = (),
+        captures: Captures | None = None,
+        pool: ResourcePool | None = None,
+        generation: int = 0,
+        captured: CaptureCounts | None = None,
     ) -> None:
-        """Wrap a built spec; `load` and `compose` call this."""
+        """Wrap a built spec; `load`, `compose` and `live` call this.
+
+        `pool` opens the resources; by default nobody shares them. `generation` is how often it had been reloaded.
+        `captured` counts what becomes of captures, by default of its own alone.
+        """
         self.dataset = dataset
         self._built = built
         self._only = only
+        self._pool = ResourcePool() if pool is None else pool
         self._opened: list[BuiltResource] = []
+        self._generation = generation
         self._runtime: Runtime | None = None
         self._runner: asyncio.Runner | None = None
         self._drain = drain
+        self._observers = tuple(observers)
+        self.captures = None if captures is None else CaptureWriter(captures, built.secrets, captured)
+        self._opening = asyncio.Lock()
         for name in only or ():
             self[name]
 
@@ -262,6 +180,11 @@ class App:
         return {name: _report(each) for name, each in asked.items() if callable(getattr(each, "report", None))}
 
     @property
+    def opened(self) -> tuple[BuiltResource, ...]:
+        """The resources that are open for this application, each after those it needs."""
+        return tuple(self._opened)
+
+    @property
     def is_open(self) -> bool:
         """Whether resources are open."""
         return self._runtime is not None
@@ -285,15 +208,16 @@ class App:
         """
         if self.is_open:
             raise MisconfigurationError("the application is open already")
-        self._runtime = Runtime()
+        self._runtime = Runtime(observers=self._observers, secrets=self._built.secrets, generation=self._generation)
         names = self._built.plans if self._only is None else self._only
         wanted = {resource for name in names for resource in self._built.uses[name]}
         try:
             for name, resource in self._built.resources.items():
                 if name in wanted:
-                    await self._open(resource)
+                    await self._pool.acquire(resource, self._drain.total_seconds())
+                    self._opened.append(resource)
         except BaseException:
-            await self._close()
+            await self._release()
             raise
         return self
 
@@ -301,11 +225,43 @@ class App:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for side effects, for as long as `drain` says, then close the resources in reverse order."""
+        await self.close(self._drain)
+
+    async def close(self, drain: dt.timedelta) -> None:
+        """As leaving `async with app:`, with a time of its own for the side effects."""
         try:
             if self._runtime is not None:
-                await self._runtime.close(self._drain.total_seconds())
-        finally:
-            await self._close()
+                await self._runtime.close(drain.total_seconds())
+        finally:  # whoever interrupts one leaves nothing of the others behind
+            try:
+                if self.captures is not None:
+                    await self.captures.drain()
+            finally:
+                await self._release()
+
+    async def open_for(self, components: Iterable[Any]) -> None:
+        """Open the resources that some components of this application use and that are not open yet.
+
+        For those who run parts of a pipeline that was left out of `only`, such as replays.
+
+        Raises:
+            MisconfigurationError: The application is not open, or a resource cannot be opened.
+        """
+        _ = self.runtime  # which says so if the application is not open
+        known = {id(resource.instance): name for name, resource in self._built.resources.items()}
+        used = [value for component in components for value in _field_values(component)]
+        left, wanted = [known[id(value)] for value in used if id(value) in known], set()
+        while left:
+            name = left.pop()
+            if name not in wanted:
+                wanted.add(name)
+                left += self._built.resources[name].needs
+        async with self._opening:
+            opened = {resource.name for resource in self._opened}
+            for name, resource in self._built.resources.items():
+                if name in wanted and name not in opened:
+                    await self._pool.acquire(resource, self._drain.total_seconds())
+                    self._opened.append(resource)
 
     def __enter__(self) -> Self:
         """Open the resources on an event loop of the application's own.
@@ -335,32 +291,14 @@ class App:
             with runner:
                 runner.run(self.__aexit__(kind, error, trace))
 
-    async def _open(self, resource: BuiltResource) -> None:
+    async def _release(self) -> None:
+        opened, self._opened = self._opened, []
         try:
-            await _maybe_thread(resource.instance.open)
-        except CandidatePipelineError as error:
-            error.add_note(f"while opening the resource {resource.name!r} ({type(resource.instance).__name__})")
-            raise
-        except Exception as error:
-            what = f"opening the resource {resource.name!r} ({type(resource.instance).__name__}) failed"
-            raise MisconfigurationError(f"{what}: {type(error).__name__}: {error}") from error
-        self._opened.append(resource)
-
-    async def _close(self) -> None:
-        stopped: BaseException | None = None
-        while self._opened:
-            resource = self._opened.pop()
-            try:
-                await _maybe_thread(resource.instance.close)
-            except Exception:
-                log.exception("closing a resource failed", resource=resource.name)
-            except BaseException as error:  # cancelled: the others must be closed all the same
-                stopped = error
-        if self._runtime is not None:
-            self._runtime.release()
-            self._runtime = None
-        if stopped is not None:
-            raise stopped
+            await self._pool.release(opened)
+        finally:
+            if self._runtime is not None:
+                self._runtime.release()
+                self._runtime = None
 
     def run_coroutine(self, coroutine: Any) -> Any:
         """Run a coroutine on the event loop of `with app:`."""
@@ -381,6 +319,17 @@ def _in_event_loop() -> bool:
     return True
 
 
+def _field_values(component: Any) -> list[Any]:
+    """What the fields of a component hold, lists of resources taken apart."""
+    if not attrs.has(type(component)):
+        return []
+    found: list[Any] = []
+    for field in attrs.fields(type(component)):
+        value = getattr(component, field.name, None)
+        found += value if isinstance(value, list | tuple) else [value]
+    return found
+
+
 def _report(reporting: Reporting) -> dict[str, ReportValue]:
     try:
         report: dict[Any, Any] = dict(reporting.report())
@@ -390,16 +339,6 @@ def _report(reporting: Reporting) -> dict[str, ReportValue]:
     except Exception as error:  # it must not spoil what it tells about
         return {"report_failed": f"{type(error).__name__}: {error}"}
     return report
-
-
-async def _maybe_thread(method: Any) -> None:
-    """Call a resource's `open` or `close`; a plain def runs in a thread, for it may take long."""
-    if inspect.iscoroutinefunction(method):
-        await method()
-    else:
-        result = await asyncio.to_thread(method)
-        if inspect.isawaitable(result):
-            await result
 
 
 @attrs.frozen(eq=False)
@@ -415,6 +354,7 @@ class Pipeline:
         now: dt.datetime | None = None,
         seed: int = 0,
         request_id: str | None = None,
+        capture: bool = False,
         **inputs: Any,
     ) -> Outcome:
         """Answer one request.
@@ -422,19 +362,39 @@ class Pipeline:
         Args:
             now: The request's clock; default: the data directory's, else the wall's.
             seed: The source of all randomness of the request.
-            request_id: A name for logs; default: random.
+            request_id: A name for logs and captures; default: random.
+            capture: Record the request whether or not it is in the sample; it is written down when this returns. A
+                request that fails is not recorded.
             inputs: The pipeline's request parameters.
 
         Raises:
             RequestError: An input is wrong or missing, or a component failed that must not.
+            MisconfigurationError: A capture is asked for, but the application has no folder of captures.
         """
-        return await serve(self.app.runtime, self.plan, self.query(now, seed, request_id, inputs))
+        query, writer = self.query(now, seed, request_id, inputs), self.app.captures
+        if writer is None and capture:
+            raise MisconfigurationError("no folder for captures: use load(..., captures=Captures(folder))")
+        if writer is None or not writer.wanted(query.request_id, asked=capture):
+            return await serve(self.app.runtime, self.plan, query)
+        recorder = Recorder(self.plan, query)
+        outcome = await serve(self.app.runtime, self.plan, query, recorder=recorder)
+        written = writer.submit(recorder, outcome, asked=capture)
+        if capture and written is not None:
+            await asyncio.shield(written)  # it is written down even if nobody waits any more
+        return outcome
 
     def run_sync(
-        self, *, now: dt.datetime | None = None, seed: int = 0, request_id: str | None = None, **inputs: Any
+        self,
+        *,
+        now: dt.datetime | None = None,
+        seed: int = 0,
+        request_id: str | None = None,
+        capture: bool = False,
+        **inputs: Any,
     ) -> Outcome:
         """As `run`, for scripts: inside `with app:`."""
-        outcome: Outcome = self.app.run_coroutine(self.run(now=now, seed=seed, request_id=request_id, **inputs))
+        request = self.run(now=now, seed=seed, request_id=request_id, capture=capture, **inputs)
+        outcome: Outcome = self.app.run_coroutine(request)
         return outcome
 
     def query(self, now: dt.datetime | None, seed: int, request_id: str | None, inputs: Mapping[str, Any]) -> Query:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import attrs
@@ -11,6 +11,9 @@ from candidate_pipeline.engine.nested import NestedPipeline
 from candidate_pipeline.engine.plan import Plan
 from candidate_pipeline.engine.policies import Member
 from candidate_pipeline.engine.wiring import Compiler
+from candidate_pipeline.reuse import Made, Place, Reuse, key_of_component, key_of_pipeline, place_of
+from candidate_pipeline.secrecy import NO_SECRETS, Secrets
+from candidate_pipeline.spec.fingerprint import Identity, identity_of_spec
 from candidate_pipeline.spec.model import ComponentSpec, FileSpec, NestedOptions, PipelineSpec, Stage
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Problem, SpecError, nearest
@@ -19,11 +22,14 @@ from candidate_pipeline.spec.references import references, resolved
 
 @attrs.frozen(eq=False)
 class BuiltResource:
-    """A resource instance and the names of the resources that must be open before it."""
+    """A resource instance, the names of those that must be open before it, what it is and what it is made of."""
 
     name: str
     instance: Any
     needs: tuple[str, ...]
+    identity: Identity = attrs.field(factory=lambda: Identity(""))
+    key: Hashable = None
+    secrets: Secrets = NO_SECRETS
 
 
 @attrs.frozen(eq=False)
@@ -34,29 +40,43 @@ class Built:
         plans: Compiled pipelines by name.
         resources: Resource instances by name, each after those it needs.
         uses: By pipeline, the resources it needs, in opening order.
+        made: Components and plans by their place, and what they are made of.
+        secrets: What the spec takes from the environment, which is never to be written down.
     """
 
     plans: Mapping[str, Plan]
     resources: Mapping[str, BuiltResource]
     uses: Mapping[str, tuple[str, ...]]
+    made: Mapping[Place, Made] = attrs.field(factory=dict)
+    secrets: Secrets = NO_SECRETS
 
 
-def build(spec: FileSpec) -> Built:
+def build(spec: FileSpec, reuse: Reuse | None = None) -> Built:
     """Build and compile every pipeline of a spec; nothing is opened.
+
+    Args:
+        spec: The spec.
+        reuse: What is taken over instead of being built, if it is the same; default: nothing.
 
     Raises:
         SpecError: A component refuses its options, or the wiring is wrong.
     """
-    return _Builder(spec).build()
+    return _Builder(spec, Reuse() if reuse is None else reuse).build()
 
 
 @attrs.define
 class _Builder:
     spec: FileSpec
+    reuse: Reuse
     problems: list[Problem] = attrs.field(factory=list)
     resources: dict[str, BuiltResource] = attrs.field(factory=dict)
     started: set[str] = attrs.field(factory=set)
     plans: dict[str, Plan | None] = attrs.field(factory=dict)
+    made: dict[Place, Made] = attrs.field(factory=dict)
+    secrets: Secrets = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.secrets = Secrets(self.spec.document.secrets())
 
     def build(self) -> Built:
         self.problems += self.spec.problems
@@ -68,7 +88,7 @@ class _Builder:
             raise SpecError(dict.fromkeys(self.problems))
         plans = {name: plan for name, plan in self.plans.items() if plan is not None}
         uses = {name: self._uses(name) for name in self.spec.pipelines if name in plans}
-        return Built({name: plans[name] for name in uses}, self.resources, uses)
+        return Built({name: plans[name] for name in uses}, self.resources, uses, self.made, self.secrets)
 
     def _plan(self, name: str, chain: tuple[str, ...]) -> Plan | None:
         """A pipeline's plan, after those of the pipelines inside it; `chain` names those that it is inside of."""
@@ -86,7 +106,9 @@ class _Builder:
             self._report("E310", f"the pipeline {name!r} would contain itself: {' -> '.join((*chain, name))}", path)
             return False
         if name not in self.spec.pipelines:
-            self._report("E310", f"no pipeline {name!r}", path, nearest(name, self.spec.pipelines))
+            if not self.spec.document.incomplete and self.spec.document.lacks("pipelines", name):  # else a base has it
+                others = [other for other in self.spec.pipelines if other not in chain]
+                self._report("E310", f"no pipeline {name!r}", path, nearest(name, others))
             return False
         return self._plan(name, chain) is not None
 
@@ -101,21 +123,31 @@ class _Builder:
         needs = tuple(reference.name for reference in references(spec))
         for need in needs:
             self._resource(need)
-        instance = self._instance(spec)
-        if instance is not None:
-            self.resources[name] = BuiltResource(name, instance, needs)
+        made = self._instance(spec)
+        if made is not None:
+            self.resources[name] = BuiltResource(
+                name, made.instance, needs, self._identity(spec), made.key, self.secrets
+            )
 
-    def _instance(self, spec: ComponentSpec) -> Any:
+    def _instance(self, spec: ComponentSpec, place: Place = ()) -> Made | None:
+        """A component at a place, or a resource; one that is the same as before is taken over."""
         instances = {name: resource.instance for name, resource in self.resources.items()}
         try:
             options = {name: resolved(value, instances) for name, value in spec.options.items()}
         except KeyError:  # a resource that failed to build, which was reported
             return None
+        plan = self.plans.get(options.get("pipeline", "")) if spec.cls is NestedOptions else None
+        key = key_of_component(spec, instances, plan)
+        resource = spec.kind == "resource"
+        known = (
+            self.reuse.resource(spec.name, key, self.spec.resources) if resource else self.reuse.instance(place, key)
+        )
+        if known is not None and spec.sound:
+            return Made(key, known)
         if spec.cls is NestedOptions:
-            plan = self.plans.get(options.get("pipeline", ""))
-            return None if plan is None else NestedPipeline(plan)
+            return None if plan is None else Made(key, NestedPipeline(plan))
         try:
-            return spec.cls(**options)
+            return Made(key, spec.cls(**options))
         except Exception as error:  # a component's own validation may raise anything
             if spec.sound:  # else what was reported may well be the reason
                 self._report("E204", f"{spec.name} ({spec.ref.name}) refused its options: {error}", spec.path)
@@ -123,8 +155,16 @@ class _Builder:
 
     def _pipeline(self, spec: PipelineSpec) -> Plan | None:
         before = len(self.problems)
-        members = [self._member(component, stage) for stage, listed in spec.stages.items() for component in listed]
-        fallbacks = {name: self._member(component, "scorers") for name, component in spec.fallbacks.items()}
+        members = [
+            self._member(component, stage, place_of(spec, stage, component))
+            for stage, listed in spec.stages.items()
+            for component in listed
+        ]
+        fallbacks = {
+            name: self._member(component, "scorers", place_of(spec, "fallbacks", component))
+            for name, component in spec.fallbacks.items()
+        }
+        top_up = None if spec.options.top_up is None else self.plans[spec.options.top_up]
         compiler = Compiler(
             name=spec.name,
             options=spec.options,
@@ -134,18 +174,34 @@ class _Builder:
             report=self._report,
             path=spec.path,
             show=spec.show,
-            top_up=None if spec.options.top_up is None else self.plans[spec.options.top_up],
+            top_up=top_up,
             partial=spec.partial or None in members or None in fallbacks.values(),
+            document=self.spec.document,
         )
         plan = compiler.compile()
-        return plan if len(self.problems) == before else None
-
-    def _member(self, spec: ComponentSpec, stage: Stage) -> Member | None:
-        instance = self._instance(spec)
-        if instance is None:
+        if plan is None or len(self.problems) > before:
             return None
+        if compiler.partial:  # components are missing because of mistakes reported before
+            return plan
+        place: Place = ("pipelines", spec.name)
+        key = key_of_pipeline(spec, self.made, top_up)
+        plan = self.reuse.plan(place, key, plan)
+        self.made[place] = Made(key, plan)
+        return plan
+
+    def _member(self, spec: ComponentSpec, stage: Stage, place: Place) -> Member | None:
+        component = self._instance(spec, place)
+        if component is None:
+            return None
+        self.made[place] = component
+        instance = component.instance
         origin = f"{spec.ref.distribution} {spec.ref.version}"
-        return Member(spec.name, instance, stage, spec.run, spec.ref.name, origin, spec.path, spec.place)
+        made = {} if spec.cls is NestedOptions else {"identity": self._identity(spec)}
+        return Member(spec.name, instance, stage, spec.run, spec.ref.name, origin, spec.path, spec.place, **made)
+
+    def _identity(self, spec: ComponentSpec) -> Identity:
+        known = {name: resource.identity for name, resource in self.resources.items()}
+        return identity_of_spec(spec, self.spec.document, known)
 
     def _uses(self, name: str) -> tuple[str, ...]:
         """The resources that a pipeline and those inside it need."""

@@ -47,7 +47,7 @@ class Candidates:
     `candidates.valid(COLUMN)` is false it holds the column's default.
     """
 
-    __slots__ = ("_alive", "_columns", "_dropped_by", "_rows", "_source_bits", "_source_names")
+    __slots__ = ("_alive", "_columns", "_dropped_by", "_numbers", "_rows", "_source_bits", "_source_names")
 
     def __init__(
         self,
@@ -56,6 +56,7 @@ class Candidates:
         source_bits: Marks | None = None,
         source_names: tuple[str, ...] = (),
         dropped_by: Marks | None = None,
+        numbers: Marks | None = None,
     ) -> None:
         """Wrap cells as they are; `of`, `from_rows` and `empty` check what they are given."""
         if not isinstance(cells, Columns):
@@ -67,6 +68,7 @@ class Candidates:
         self._source_bits = source_bits
         self._source_names = source_names
         self._dropped_by = dropped_by
+        self._numbers = numbers
         self._alive: NDArray[np.bool_] | None = None
 
     @classmethod
@@ -183,6 +185,25 @@ class Candidates:
         return found
 
     @property
+    def numbers(self) -> NDArray[np.intp] | None:
+        """Which row of the table that was `numbered` each row is, `intp[n]`; `None` if none was."""
+        if self._numbers is None:
+            return None
+        self._numbers = found = _gathered(self._numbers)
+        return found
+
+    def numbered(self) -> Candidates:
+        """The table with its rows numbered, which tells rows of the same item apart in tables taken from it."""
+        numbers = read_only(np.arange(self._rows))
+        return Candidates(
+            self._columns,
+            source_bits=self._source_bits,
+            source_names=self._source_names,
+            dropped_by=self._dropped_by,
+            numbers=numbers,
+        )
+
+    @property
     def source_names(self) -> tuple[str, ...]:
         """The sources of the request, in the order of their bits."""
         return self._source_names
@@ -212,6 +233,7 @@ class Candidates:
             source_bits=None if self._source_bits is None else _Gather(self._source_bits, index),
             source_names=self._source_names,
             dropped_by=None if self._dropped_by is None else _Gather(self._dropped_by, index),
+            numbers=None if self._numbers is None else _Gather(self._numbers, index),
         )
 
     @classmethod
@@ -340,6 +362,7 @@ class Candidates:
             source_bits=self._source_bits,
             source_names=self._source_names,
             dropped_by=read_only(dropped),
+            numbers=self._numbers,
         )
         table._alive = read_only(alive > drop)
         return table
@@ -351,11 +374,14 @@ class Candidates:
             source_bits=self._source_bits,
             source_names=self._source_names,
             dropped_by=read_only(dropped_by),
+            numbers=self._numbers,
         )
 
     def with_sources(self, bits: NDArray[np.uint64], names: tuple[str, ...]) -> Candidates:
         """A table that says which sources returned each row."""
-        return Candidates(self._columns, source_bits=bits, source_names=names, dropped_by=self._dropped_by)
+        return Candidates(
+            self._columns, source_bits=bits, source_names=names, dropped_by=self._dropped_by, numbers=self._numbers
+        )
 
     def written_by(self, writer: int) -> Candidates:
         """A table whose every cell names `writer` as its writer."""
@@ -387,6 +413,7 @@ class Candidates:
             source_bits=self._source_bits,
             source_names=self._source_names,
             dropped_by=self._dropped_by,
+            numbers=self._numbers,
         )
         table._alive = self._alive
         return table

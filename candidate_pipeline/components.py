@@ -10,6 +10,17 @@ thread. What a component may also declare as class attributes:
 * `async def prepare(query, ctx)` (hydrators, scorers): started beside the sources; its result is `ctx.prepared`. A
   plain `def` of a blocking component runs in one of its threads, as the component itself does.
 
+* `def reason(query, row) -> str` (filters): why it dropped a row, in words with the values that decided, such as
+  "posted 3 d 2 h before the request; at most 48 h are kept": half a sentence that completes "dropped, because". It is
+  asked by `Outcome.explain` only, never while a request runs, and only about rows that `keep` dropped, so it need not
+  decide again. `row[COLUMN]` is a cell as a plain value, `None` where it is null; `row.candidates` is the table of rows
+  that were live when the filter ran, of which it is row `row.at`, for filters that compare rows. It must be pure and a
+  plain `def`. One that raises hurts nothing: the explanation then says that there is no reason. Of a row that a safety
+  filter dropped because a cell had failed it is not asked.
+* `in_effect: Mapping[str, Any]` (scorers, selectors): by the names of options that hold numbers, or tables of them,
+  what is in effect where the spec leaves them unset, such as the weights of a preset. Searches over a pipeline's
+  numbers (`candidate_pipeline.what_if.swap`) start from it.
+
 A resource or component may also have `report`, see `Reporting`.
 """
 
@@ -122,7 +133,7 @@ class Hydrator(Component, Protocol):
 
 
 class Filter(Protocol):
-    """Drops candidates. Synchronous and pure."""
+    """Drops candidates. Synchronous and pure. One that also has `reason(query, row)` says why, see above."""
 
     @property
     def reads(self) -> Collection[Key]:

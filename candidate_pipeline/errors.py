@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    from candidate_pipeline.engine.trace import ComponentTrace
+    from candidate_pipeline.engine.trace import Trace
     from candidate_pipeline.keys import Column, QueryFeature
 
 
@@ -20,6 +20,10 @@ class CandidatePipelineError(Exception):
 
 class DataError(CandidatePipelineError):
     """A data directory or table is missing or holds something it must not."""
+
+
+class CaptureError(DataError):
+    """A capture cannot be read, or does not hold what replaying it needs."""
 
 
 class ContractError(CandidatePipelineError):
@@ -68,11 +72,11 @@ class MissingColumnError(CandidatePipelineError):
 class RequestError(CandidatePipelineError):
     """A request could not be served: an input is wrong, or a component that must not fail did.
 
-    `trace` says what happened to each component up to then, empty if none ran; `component` names the one that failed
+    `trace` says what happened up to then, empty if no pipeline began to answer; `component` names the one that failed
     or refused the request, if any.
     """
 
-    trace: tuple[ComponentTrace, ...] = ()
+    trace: Trace | tuple[()] = ()
     component: str = ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 ITEM_TEXT_ID = Column("core.item_text_id", np.object_, doc="The text id that was hashed into core.item_id.")
 
 MAX_SOURCES: Final = 64
+#: An id of 64 bits in decimal digits.
+_NUMBER: Final = re.compile(r"-?[0-9]{1,19}")
 
 
 def text_ids(texts: Iterable[str]) -> NDArray[np.int64]:
@@ -28,8 +31,21 @@ def text_ids(texts: Iterable[str]) -> NDArray[np.int64]:
 
     Write the texts to `ITEM_TEXT_ID` as well; merging then finds two texts that share an id.
     """
-    digest = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    # A lone surrogate is no valid UTF-8, and an id from JSON or a command line may hold one all the same.
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    digest = b"".join(hashlib.blake2b(each, digest_size=8).digest() for each in encoded)
     return np.frombuffer(digest, dtype="<i8").astype(np.int64)
+
+
+def ids_meant(item: int | str) -> tuple[int, ...]:
+    """The ids that may be meant by an item as somebody named it, likeliest first.
+
+    A text is a text id; a number written as text, as on a command line, may be a text id as well as an id.
+    """
+    if not isinstance(item, str):
+        return (int(item),)
+    hashed = int(text_ids([item])[0])
+    return (hashed, int(item)) if _NUMBER.fullmatch(item) else (hashed,)
 
 
 def merge(

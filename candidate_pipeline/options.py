@@ -16,6 +16,7 @@ import inspect
 import re
 import types
 import typing
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
@@ -23,7 +24,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, g
 import annotated_types as at
 import attrs
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -119,6 +120,16 @@ def options_of(cls: type) -> dict[str, Option]:
     Raises:
         TypeError: It is not an attrs class, or an annotation cannot be resolved.
     """
+    if cls not in _READ:
+        _READ[cls] = _read_options(cls)
+    return dict(_READ[cls])
+
+
+#: The options of classes that were asked for, because resolving annotations takes long.
+_READ: Final[weakref.WeakKeyDictionary[type, dict[str, Option]]] = weakref.WeakKeyDictionary()
+
+
+def _read_options(cls: type) -> dict[str, Option]:
     if not attrs.has(cls):
         raise TypeError(f"{cls.__qualname__} is not an attrs class; decorate it with @attrs.frozen or @attrs.define")
     hints = typing.get_type_hints(cls, include_extras=True)

@@ -31,12 +31,13 @@ def rank_order(candidates: Candidates, semantics: Literal["strict", "upstream"] 
     """
     if SCORE not in candidates:
         return np.arange(len(candidates))
-    cells = candidates.cells(SCORE)
-    return order_of(cells) if semantics == "strict" else _upstream_order(cells)
+    return order_of(candidates.cells(SCORE), semantics)
 
 
-def order_of(scores: Cells) -> NDArray[np.intp]:
+def order_of(scores: Cells, semantics: Literal["strict", "upstream"] = "strict") -> NDArray[np.intp]:
     """The order of `rank_order` for score cells, `intp[n]`."""
+    if semantics == "upstream":
+        return _upstream_order(scores)
     falling = _falling(scores.values)
     falling[np.isnan(scores.values)] = _LAST
     if scores.state is not None:
@@ -72,9 +73,9 @@ def _stable_order(keys: NDArray[np.int32]) -> NDArray[np.intp]:
     return packed & 0xFFFFFFFF
 
 
-def ranks_of(scores: Cells) -> NDArray[np.intp]:
+def ranks_of(scores: Cells, semantics: Literal["strict", "upstream"] = "strict") -> NDArray[np.intp]:
     """Each row's rank from 1 in the order of `order_of`, `intp[n]`."""
-    order = order_of(scores)
+    order = order_of(scores, semantics)
     ranks = np.empty(len(order), np.intp)
     ranks[order] = np.arange(1, len(order) + 1)
     return ranks

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from candidate_pipeline.candidates import Candidates
 from candidate_pipeline.cells import Cells
-from candidate_pipeline.engine.trace import ComponentTrace
-from candidate_pipeline.explain import Explanation, explain_row, lost_inside
-from candidate_pipeline.keys import ITEM_ID
-from candidate_pipeline.merge import text_ids
+from candidate_pipeline.engine.trace import Trace
+from candidate_pipeline.explain import Explanation, explain_item, lost_inside
+from candidate_pipeline.keys import ITEM_ID, Column
+from candidate_pipeline.merge import ids_meant
 from candidate_pipeline.query import Query
 
 if TYPE_CHECKING:
@@ -31,12 +31,18 @@ class ScoreStep:
         item_ids: The rows it scored, `int64[n]`.
         before: Their scores before, if there were any.
         after: Their scores after.
+        by: The scorer's number in the plan.
+        terms: The columns of score terms that it declares, as they were right after it.
+        numbers: Which row of the sources' table each row is, where an item may have several, `intp[n]`.
     """
 
     scorer: str
     item_ids: NDArray[np.int64] = attrs.field(repr=False)
     before: Cells | None = attrs.field(repr=False)
     after: Cells = attrs.field(repr=False)
+    by: int = -1
+    terms: tuple[tuple[Column[Any], Cells], ...] = attrs.field(default=(), repr=False)
+    numbers: NDArray[np.intp] | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen(eq=False)
@@ -53,10 +59,12 @@ class Outcome:
         dropped: Tables of rows that filters dropped: one a stage, or, under the published semantics, one a filter.
         retrieved: The rows as the sources gave them; under the published semantics, after hydration.
         score_steps: What each scorer did, in order.
-        trace: One record a component call, in running order.
+        trace: One record a component call, in running order, and which configuration answered.
         elapsed_ms: How long the request took, in milliseconds.
         inner: The outcomes of nested pipelines, by the name of their component (the second of a name that stands
             twice, as a source and as what tops up: `"name (2)"`).
+        screened: For each of `dropped`, all rows that the stage (or filter) was given, the dropped ones marked.
+        ranked: The rows that the selector was given first.
     """
 
     plan: Plan = attrs.field(repr=False)
@@ -66,9 +74,11 @@ class Outcome:
     dropped: tuple[Candidates, ...]
     retrieved: Candidates
     score_steps: tuple[ScoreStep, ...] = attrs.field(repr=False)
-    trace: tuple[ComponentTrace, ...] = attrs.field(repr=False)
+    trace: Trace = attrs.field(repr=False)
     elapsed_ms: float
     inner: Mapping[str, Outcome] = attrs.field(factory=dict, repr=False)
+    screened: tuple[Candidates, ...] = attrs.field(default=(), repr=False)
+    ranked: Candidates = attrs.field(factory=Candidates.empty, repr=False)
 
     @property
     def item_ids(self) -> NDArray[np.int64]:
@@ -79,57 +89,27 @@ class Outcome:
         """Why an item is where it is, or why it is not there: for selected, unselected and dropped rows alike.
 
         Args:
-            item: The item's id, or its text where ids are hashed texts.
+            item: The item's id; its text where ids are hashed texts; or its id as text.
 
         Raises:
             KeyError: No source returned it, not even one of a nested pipeline.
         """
-        item_id = int(text_ids([item])[0]) if isinstance(item, str) else int(item)
-        tables = [("selected", self.selected)]
-        tables += [("unselected", table) for table in self.unselected]
-        tables += [("dropped", table) for table in self.dropped]
-        for fate, table in tables:
-            at = np.flatnonzero(table[ITEM_ID] == item_id)
-            if len(at):
-                return explain_row(self, fate, table, int(at[0]))
-        for name, outcome in self.inner.items():  # lost inside a nested pipeline
-            try:
-                return lost_inside(self, name, outcome.explain(item_id))
-            except KeyError:
-                continue
+        for item_id in ids_meant(item):
+            found = explain_item(self, item_id)
+            if found is not None:
+                return found
+            for name, outcome in self.inner.items():  # lost inside a nested pipeline
+                try:
+                    return lost_inside(self, name, outcome.explain(item_id))
+                except KeyError:
+                    continue
+        named = repr(item) if isinstance(item, str) and not item.isalnum() else item
         sources = ", ".join(table_name for table_name in self.selected.source_names) or "none"
-        raise KeyError(f"item {item} was not a candidate of this request: no source returned it (sources: {sources})")
+        raise KeyError(f"item {named} was not a candidate of this request: no source returned it (sources: {sources})")
 
     def why_short(self) -> str:
         """Why the response holds fewer rows than asked for, in a sentence; empty if it does not."""
-        size = self.plan.result_size
-        if len(self.selected) and (size is None or len(self.selected) >= size):
-            return ""
-        reasons = [f"{entry.component} failed ({entry.error})" for entry in self.trace if entry.status == "skipped"]
-        reasons += [
-            f"the gate of {entry.component} was closed ({entry.error})"
-            for entry in self.trace
-            if entry.status == "closed" and entry.stage == "sources"
-        ]
-        answered = [entry for entry in self.trace if entry.status == "ok"]
-        fetched = sum(entry.rows_out for entry in answered if entry.stage == "sources")
-        if fetched == 0:
-            sources = {entry.component: None for entry in self.trace if entry.stage == "sources"}
-            reasons.append(f"the sources returned nothing ({', '.join(sources)})")
-        cuts: dict[str, int] = {}  # over all rounds of refilling
-        for entry in answered:
-            if entry.stage.endswith("filters") and entry.rows_in > entry.rows_out:
-                cuts[entry.component] = cuts.get(entry.component, 0) + entry.rows_in - entry.rows_out
-        most = sorted(cuts, key=lambda name: -cuts[name])[:3]
-        reasons += [f"{name} dropped {cuts[name]}" for name in most]
-        reasons += [
-            f"{entry.component} chose {entry.rows_out} of {entry.rows_in}"
-            for entry in answered
-            if entry.stage == "selector" and entry.rows_in > entry.rows_out and not entry.refill
-        ]
-        wanted = "" if size is None else f" of at most {size}"
-        found = f"{len(self.selected)}{wanted} rows out of {fetched} fetched"
-        return f"{found}: {'; '.join(reasons)}" if reasons else found
+        return self.trace.why_short()
 
     def to_dict(self) -> dict[str, Any]:
         """The response, its trace and its shown columns as plain data."""
@@ -142,6 +122,9 @@ class Outcome:
             "seed": self.query.seed,
             "elapsed_ms": round(self.elapsed_ms, 3),
             "items": shown_rows(self),
+            "config_hash": self.trace.config_hash,
+            "plugins": dict(self.trace.plugins),
+            "generation": self.trace.generation,
             "trace": [entry.as_dict() for entry in self.trace],
             "why_short": self.why_short(),
         }

@@ -35,7 +35,7 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 #: Commands of the program itself, which no plugin may take.
-BUILTIN_COMMANDS: Final = frozenset({"run", "check", "components"})
+BUILTIN_COMMANDS: Final = frozenset({"run", "check", "components", "expand", "schema", "graph", "replay", "diff"})
 
 _COMMAND = re.compile(r"[a-z][a-z0-9-]*( [a-z][a-z0-9-]*)?")
 _NAMESPACE = re.compile(r"[a-z][a-z0-9_]*")

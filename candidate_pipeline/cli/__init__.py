@@ -16,6 +16,13 @@ BUILTIN: Final = {
     "run": Command("candidate_pipeline.cli.run:run", help="Run a pipeline and print the ranked, explained result."),
     "check": Command("candidate_pipeline.cli.check:check", help="Check a spec: names, options, wiring."),
     "components": Command("candidate_pipeline.cli.components:components", help="List what installed plugins offer."),
+    "expand": Command("candidate_pipeline.cli.expand:expand", help="Print a spec with the origin of every value."),
+    "schema": Command(
+        "candidate_pipeline.cli.schema:schema", help="Print the JSON Schema of specs, plugins' options included."
+    ),
+    "graph": Command("candidate_pipeline.cli.graph:graph", help="Draw a pipeline: terminal tree, Mermaid or DOT."),
+    "replay": Command("candidate_pipeline.cli.replay:replay", help="Rank captured requests again under another spec."),
+    "diff": Command("candidate_pipeline.cli.diff:diff", help="Compare how two specs rank the same captured requests."),
 }
 
 #: Set to anything to see where an error was raised.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from candidate_pipeline.cli.pictures_explain import draw_explanation
+from candidate_pipeline.cli.pictures_run import print_funnel, print_waterfall
 from candidate_pipeline.components import ReportValue
 from candidate_pipeline.engine.shown import shown_rows
-from candidate_pipeline.engine.trace import ComponentTrace
 from candidate_pipeline.explain import Explanation
 from candidate_pipeline.outcome import Outcome
 
@@ -20,7 +21,7 @@ TOP_LABELS = 3
 
 
 def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
-    """Print the ranked rows, then the funnel."""
+    """Print the ranked rows, then the pictures: the funnel of candidates and the waterfall of component times."""
     rows = shown_rows(outcome)
     query = outcome.query
     inputs = ", ".join(f"{name} {query[key]}" for name, key in outcome.plan.inputs.items() if key in query)
@@ -40,6 +41,7 @@ def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
     print_funnel(console, outcome)
     if outcome.why_short():
         console.print(f"[bold]{escape(outcome.why_short())}[/bold]")
+    print_waterfall(console, outcome)
 
 
 def _heading(name: str) -> str:
@@ -55,58 +57,11 @@ def _shown(columns: dict[str, Any]) -> str:
     return f"{first[1]}\n[dim]{rest}[/dim]" if rest else first[1]
 
 
-def print_funnel(console: Console, outcome: Outcome) -> None:
-    """Print what each component did: rows in and out, time, what went wrong; nested pipelines below their source."""
-    table = Table(title=f"funnel ({outcome.elapsed_ms:.0f} ms)", title_justify="left")
-    for name, justify in (("stage", "left"), ("component", "left"), ("in", "right"), ("out", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]  # the literals are rich's
-    table.add_column("ms", justify="right")
-    table.add_column("", overflow="fold")
-    _add_calls(table, outcome.trace, 0)
-    console.print(table)
-
-
-def _add_calls(table: Table, trace: Sequence[ComponentTrace], depth: int) -> None:
-    """A row for each call of a trace, one inside a nested pipeline further to the right."""
-    margin, last = "  " * depth, ""
-    for entry in trace:
-        stage = f"{entry.stage} (refill {entry.refill})" if entry.refill else entry.stage
-        fresh = entry.stage in {"query_hydrators", "dependent_query_hydrators", "sources", "top_up"}
-        table.add_row(
-            margin + stage if stage != last else "",
-            margin + entry.component,
-            "" if fresh else str(entry.rows_in),
-            "" if entry.stage.endswith("query_hydrators") else str(entry.rows_out),
-            f"{entry.elapsed_ms:.1f}",
-            _remarks(entry),
-        )
-        _add_calls(table, entry.inner, depth + 1)
-        last = "" if entry.inner else stage
-
-
-def _remarks(entry: ComponentTrace) -> str:
-    """What is worth saying of a call: how it failed or why it did not run, its cache, its circuit, its note."""
-    error = escape(entry.error)
-    said = {
-        "ok": "",
-        "skipped": f"[red]skipped: {error}[/red]",
-        "fallback": f"[yellow]{escape(entry.by)} took over: {error}[/yellow]",
-        "closed": f"[dim]closed: {error}[/dim]",
-    }
-    remarks = [said[entry.status]]
-    asked = entry.cache_hits + entry.cache_misses
-    if asked:
-        remarks.append(f"{entry.cache_hits} of {asked} from the cache")
-    if entry.breaker and "circuit" not in entry.error:
-        remarks.append(f"[yellow]its circuit is {entry.breaker}[/yellow]")
-    remarks.append(escape(entry.note))
-    return "; ".join(remark for remark in remarks if remark)
-
-
 def print_reports(console: Console, reports: Mapping[str, Mapping[str, ReportValue]]) -> None:
     """Print what resources and components say about themselves, if any does."""
     if not reports:
         return
+    console.print()
     table = Table(title="reports", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("says", overflow="fold")
@@ -142,8 +97,8 @@ def _size(count: float) -> str:
 
 
 def print_explanation(console: Console, explanation: Explanation) -> None:
-    """Print why an item is where it is, then its columns."""
-    console.print(escape(str(explanation)))
+    """Draw why an item is where it is, then print its columns."""
+    draw_explanation(console, explanation)
     table = Table(title="columns", title_justify="left")
     for name in ("column", "value", "written by"):
         table.add_column(name, overflow="fold")

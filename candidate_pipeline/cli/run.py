@@ -16,6 +16,7 @@ from candidate_pipeline.cli.setup import console, print_json, quiet_logs
 from candidate_pipeline.errors import RequestError
 from candidate_pipeline.keys import QueryFeature
 from candidate_pipeline.spec.problems import nearest
+from candidate_pipeline.what_if.capture import Captures
 
 
 class Format(StrEnum):
@@ -23,6 +24,13 @@ class Format(StrEnum):
 
     table = "table"
     json = "json"
+
+
+class TraceSchema(StrEnum):
+    """How a trace is written as JSON."""
+
+    own = "own"
+    upstream = "upstream"
 
 
 def run(
@@ -41,6 +49,12 @@ def run(
         int, typer.Option(min=1, help="Serve the request so many times and print the last answer and all times.")
     ] = 1,
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    capture: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Record the request in this folder, for `replay`.")
+    ] = None,
+    trace: Annotated[
+        TraceSchema, typer.Option(help="How JSON tells what happened: upstream is the published PipelineTrace.")
+    ] = TraceSchema.own,
 ) -> None:
     """Run a pipeline and print its ranked rows, what each component did and what resources say about themselves.
 
@@ -48,29 +62,35 @@ def run(
     """
     quiet_logs()
     with _loading(output, f"loading {pipeline}"):
-        app = load(config, data=data, sets=sets or (), only=[pipeline])
+        captures = None if capture is None else Captures(capture)
+        app = load(config, data=data, sets=sets or (), only=[pipeline], captures=captures)
         target = app[pipeline]
         inputs = parse_inputs(ctx.args, target)
         clock = _clock(now)
         app.__enter__()
     try:
         with _loading(output, f"running {pipeline}"):
-            outcome = target.run_sync(now=clock, seed=seed, **inputs)
+            outcome = target.run_sync(now=clock, seed=seed, capture=capture is not None, **inputs)
             times = [outcome.elapsed_ms]
             while len(times) < repeat:
                 outcome = target.run_sync(now=outcome.query.now, seed=seed, **inputs)
                 times.append(outcome.elapsed_ms)
         reports = app.reports()
+        recorded = None if app.captures is None else app.captures.last
     finally:
         app.__exit__(None, None, None)
     explanations = []
     for item in explain or ():
         try:
-            explanations.append(outcome.explain(int(item) if item.lstrip("-").isdigit() else item))
+            explanations.append(outcome.explain(item))
         except KeyError as error:
             raise RequestError(error.args[0]) from None
     if output is Format.json:
         result = {**outcome.to_dict(), "runs_ms": [round(time, 3) for time in times], "reports": reports}
+        if trace is TraceSchema.upstream:
+            result["trace"] = outcome.trace.as_upstream()
+        if capture is not None:
+            result["capture"] = None if recorded is None else str(recorded)
         if explain:
             result["explanations"] = [explanation.as_dict() for explanation in explanations]
         print_json(result)
@@ -82,6 +102,8 @@ def run(
         console().print(f"served {repeat} times: {', '.join(f'{time:.0f}' for time in times)} ms")
     for explanation in explanations:
         print_explanation(console(), explanation)
+    if recorded is not None:
+        console().print(f"recorded in {recorded}", markup=False)
 
 
 # Options that are not the command's own are the pipeline's inputs.

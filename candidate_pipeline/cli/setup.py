@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -22,12 +23,30 @@ def quiet_logs(level: int = logging.WARNING) -> None:
 
 def console() -> Console:
     """Standard output."""
+    _replace_unknown()
     return Console(highlight=False)
+
+
+def write(text: str) -> None:
+    """Write text to standard output as it is."""
+    _replace_unknown()
+    sys.stdout.write(text)
+
+
+def _replace_unknown() -> None:
+    """Let standard output show a mark in place of what its encoding does not have, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def print_json(value: Any) -> None:
     """Write a value to standard output as JSON; NaN and infinities become null."""
-    sys.stdout.write(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str) + "\n")
+    write(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """A value as JSON text that ends a line; NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def _finite(value: Any) -> Any:

@@ -11,14 +11,21 @@ import structlog
 
 from candidate_pipeline.engine.plan import EffectSettings, Node
 from candidate_pipeline.errors import CandidatePipelineError, MisconfigurationError, RequestError
+from candidate_pipeline.secrecy import NO_SECRETS, Secrets
 
 #: One try of a side effect.
 Run: TypeAlias = Callable[[], Awaitable[None]]
+#: Hears of the end of a run.
+Over: TypeAlias = Callable[[asyncio.Task[BaseException | None]], None]
 
 #: Seconds that a cancelled try has to clean up before nobody waits for it any longer.
 GRACE: Final = 1.0
 
 log = structlog.get_logger("candidate_pipeline.engine")
+
+
+class DroppedError(Exception):
+    """A run of a side effect was never started; the message says why."""
 
 
 class StuckError(TimeoutError):
@@ -88,18 +95,20 @@ class Background:
     on, unless it raised `RequestError` or `MisconfigurationError` or did not stop when its time was up.
     """
 
-    def __init__(self) -> None:
-        """Start without side effects."""
+    def __init__(self, secrets: Secrets = NO_SECRETS) -> None:
+        """Start without side effects; no log is to hold the secrets."""
+        self._secrets = secrets
         self._tallies: dict[str, _Tally] = {}
         self._closed = False
 
-    def start(self, node: Node, run: Run, request_id: str) -> bool:
+    def start(self, node: Node, run: Run, request_id: str, over: Over | None = None) -> bool:
         """Start a side effect that nobody waits for, or drop it, with a warning in the log.
 
         Args:
             node: The side effect.
             run: Makes one try.
             request_id: The request's name, for the log.
+            over: Called with the run's task when it is over: it was cancelled, or returned its last error, if any.
 
         Returns:
             Whether it was started.
@@ -111,7 +120,10 @@ class Background:
             log.warning("side effect dropped", component=node.name, request_id=request_id, why=why)
             return False
         tries = self._tries(node, settings, run, request_id, None, GRACE)
-        tally.start(asyncio.get_running_loop().create_task(tries, name=f"side effect {node.name}"))
+        task = asyncio.get_running_loop().create_task(tries, name=f"side effect {node.name}")
+        tally.start(task)
+        if over is not None:
+            task.add_done_callback(over)
         return True
 
     async def run_now(self, node: Node, run: Run, request_id: str, until: float | None = None) -> BaseException | None:
@@ -203,8 +215,8 @@ class Background:
             component=node.name,
             request_id=request_id,
             attempts=attempts,
-            error=_line(error),
-            exc_info=error,
+            error=self._secrets.hide(_line(error)),
+            **self._secrets.logged(error),
         )
         return error
 

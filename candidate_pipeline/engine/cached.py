@@ -71,7 +71,7 @@ def _frozen(node: Node, kept: CachePlan, query: Query) -> tuple[Any, ...]:
     return tuple(parts)
 
 
-def _shared_query(kept: CachePlan, query: Query) -> Query:
+def shared_query(kept: CachePlan, query: Query) -> Query:
     """The query as a component sees it whose answer other requests will get: nothing but what is in the key."""
     features = {feature: query.features[feature] for feature in kept.features if feature in query}
     return Query(request_id="shared", now=query.now, features=features)
@@ -133,7 +133,7 @@ async def _value_of(calls: Calls, node: Node, args: tuple[Any, ...], limit: floa
 async def _value(
     calls: Calls, node: Node, kept: CachePlan, cache: ValueCache, prefix: tuple[Any, ...], check: Check[Any]
 ) -> Degraded:
-    query = _shared_query(kept, calls.query)
+    query = shared_query(kept, calls.query)
 
     async def fetch() -> Any:
         return await _guarded_call(calls, node, query, (), lambda value: check(node, value)[0])
@@ -152,7 +152,7 @@ async def _rows(
     calls: Calls, node: Node, kept: CachePlan, cache: RowCache, prefix: tuple[Any, ...], table: Candidates
 ) -> Degraded:
     upstream = calls.plan.semantics == "upstream"
-    query = _shared_query(kept, calls.query)
+    query = shared_query(kept, calls.query)
     try:
         keys = row_keys([table.cells(column) for column in kept.columns], prefix)
     except TypeError as refused:

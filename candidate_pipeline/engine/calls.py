@@ -10,13 +10,16 @@ from typing import Any, Final, TypeAlias
 import attrs
 
 from candidate_pipeline.components import Context
-from candidate_pipeline.engine.failures import NestedError, TimedOutError, obstacle
+from candidate_pipeline.engine.failures import NestedError, TimedOutError, obstacle, why_failed
 from candidate_pipeline.engine.nested import NestedPipeline
 from candidate_pipeline.engine.plan import Budget, Node, Place, Plan
+from candidate_pipeline.engine.recording import Recorder
 from candidate_pipeline.engine.runtime import PlanState, Runtime
 from candidate_pipeline.engine.threads import Job
-from candidate_pipeline.engine.trace import ComponentTrace
+from candidate_pipeline.engine.trace import ComponentTrace, Trace
+from candidate_pipeline.engine.watch import CallWatch, Watch
 from candidate_pipeline.errors import ContractError, MisconfigurationError, RequestError
+from candidate_pipeline.observe import CallInfo
 from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.query import READER, Query
 
@@ -25,8 +28,8 @@ HELD_LOOP: Final = 0.05
 
 _NO_BUDGET: Final = Budget()
 
-#: Answers a query with a plan, within a limit in the loop's time, inside of some components.
-Serve: TypeAlias = Callable[[Plan, Query, float | None, tuple[str, ...]], Awaitable[Outcome]]
+#: Answers a query with a plan, within a limit in the loop's time, inside of some components, for a recorder or none.
+Serve: TypeAlias = Callable[[Plan, Query, float | None, tuple[str, ...], Recorder | None], Awaitable[Outcome]]
 
 
 @attrs.define(eq=False)
@@ -49,6 +52,8 @@ class Calls:
         inner: The outcomes of nested pipelines, by the component's number.
         refill: The round of refilling.
         held: For how long a `prepare`, a cached component or a side effect held the loop, if it did for too long.
+        recorder: Keeps what components answer, if the request is recorded.
+        watch: Tells observers what happens, if there are any.
     """
 
     plan: Plan
@@ -66,6 +71,8 @@ class Calls:
     inner: dict[int, Outcome] = attrs.field(factory=dict)
     refill: int = 0
     held: dict[int, float] = attrs.field(factory=dict)
+    recorder: Recorder | None = None
+    watch: Watch | None = None
 
     def __attrs_post_init__(self) -> None:
         self.started = self.loop.time()
@@ -101,8 +108,45 @@ class Calls:
                 continue
             if obstacle(node, self.query) is not None:
                 continue
-            task = self.loop.create_task(self._prepare(node), name=f"prepare {node.name}")
+            if self.watch is None:
+                task = self.loop.create_task(self._prepare(node), name=f"prepare {node.name}")
+            else:
+                task = self._watched_prepare(node, self.watch.begin(CallInfo(node, "prepare")))
             self.prepared[node.index] = task
+
+    def _watched_prepare(self, node: Node, watch: CallWatch) -> asyncio.Task[Any]:
+        started = self.loop.time()
+        work = self._prepare(node)
+        task = self.loop.create_task(work, name=f"prepare {node.name}", context=watch.context)
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            if task.cancelled():
+                watch.cancelled()
+                return
+            error, now = task.exception(), self.loop.time()
+            entry = ComponentTrace(node.name, node.use, node.stage, started_ms=(started - self.started) * 1000)
+            entry.elapsed_ms = (now - started) * 1000
+            if error is not None:
+                entry.status, entry.error = "skipped", why_failed(error, self, started)
+            watch.ended(entry, error)
+
+        task.add_done_callback(ended)
+        return task
+
+    def traced(self, selected: int | None = None) -> Trace:
+        """The request's trace as it is now.
+
+        Args:
+            selected: How many rows the response holds, if there is one.
+        """
+        return Trace.of(
+            self.plan,
+            self.query,
+            self.trace,
+            generation=self.runtime.generation,
+            elapsed_ms=(self.loop.time() - self.started) * 1000,
+            selected=selected,
+        )
 
     async def _prepare(self, node: Node) -> Any:
         """Run a component's `prepare`, for no longer than its timeout."""
@@ -169,7 +213,9 @@ class Calls:
         """Answer with a nested pipeline; its failure is its component's, not the request's."""
         nested: NestedPipeline = node.component
         try:
-            outcome = await self.serve(nested.plan, nested.inner_query(self.query), limit, (*self.inside, node.name))
+            query = nested.inner_query(self.query)
+            recorder = None if self.recorder is None else self.recorder.inside(node, nested.plan, query)
+            outcome = await self.serve(nested.plan, query, limit, (*self.inside, node.name), recorder)
         except RequestError as error:
             raise NestedError(str(error), error.trace) from error
         self.inner[node.index] = outcome

@@ -45,9 +45,22 @@ def contract_faults(component: Any, kind: Kind) -> list[str]:
     prepare = getattr(component, "prepare", None)
     if prepare is not None and not _accepts(prepare, 2):
         faults.append(f"{owner}.prepare must take (query, ctx)")
+    if kind == "filter":
+        faults += _reason_faults(component)
     for attribute in ("reads",) if kind in READ_ONLY else ("reads", "writes"):
         faults += _key_faults(component, attribute)
     return faults or _use_faults(component, kind)
+
+
+def _reason_faults(component: Any) -> list[str]:
+    reason, owner = getattr(component, "reason", None), type(component).__name__
+    if reason is None:
+        return []
+    if not callable(reason) or not _accepts(reason, 2):
+        return [f"{owner}.reason must be a method that takes (query, row); call an option something else"]
+    if inspect.iscoroutinefunction(reason):
+        return [f"{owner}.reason must be a plain def"]
+    return []
 
 
 def declared(component: Any, attribute: str) -> tuple[Key, ...]:

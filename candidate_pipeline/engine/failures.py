@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
@@ -41,7 +42,7 @@ class NestedError(Exception):
         trace: What happened inside.
     """
 
-    def __init__(self, message: str, trace: tuple[ComponentTrace, ...] = ()) -> None:
+    def __init__(self, message: str, trace: Sequence[ComponentTrace] = ()) -> None:
         super().__init__(message)
         self.trace = trace
 
@@ -124,7 +125,11 @@ def undeclared_read(node: Node, error: BaseException) -> MisconfigurationError |
 
 
 def why_failed(error: BaseException, calls: Calls, started: float) -> str:
-    """Why a call failed, in a line."""
+    """Why a call failed, in a line without secrets."""
+    return calls.runtime.secrets.hide(_why_failed(error, calls, started))
+
+
+def _why_failed(error: BaseException, calls: Calls, started: float) -> str:
     if isinstance(error, TimedOutError):
         if str(error):
             return str(error)

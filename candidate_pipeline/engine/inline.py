@@ -11,6 +11,8 @@ import attrs
 from candidate_pipeline.engine.calls import HELD_LOOP, Calls, held_note
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.trace import ComponentTrace
+from candidate_pipeline.engine.watch import CallWatch
+from candidate_pipeline.observe import CallInfo
 from candidate_pipeline.query import READER
 
 T = TypeVar("T")
@@ -42,6 +44,7 @@ class Unfinished:
     limit: float | None
     error: BaseException | None = None
     future: asyncio.Future[Any] | None = None
+    watch: CallWatch | None = None
 
 
 def call_inline(
@@ -50,16 +53,28 @@ def call_inline(
     """Call a plain def and record it; what nearly every call comes to, and so as short as can be."""
     started = calls.loop.time()
     limit = calls.limit(node, started)
+    watch: CallWatch | None = None
     reading = READER.set((calls.query, node.features))
     try:
-        value = node.method(calls.query, *args, calls.context(node, limit))
+        if calls.watch is None:
+            value = node.method(calls.query, *args, calls.context(node, limit))
+        else:
+            watch = calls.watch.begin(CallInfo(node, "call", rows_in, calls.refill))
+            value = watch.context.run(node.method, calls.query, *args, calls.context(node, limit))
         if hasattr(type(value), "__await__"):
-            return Unfinished(started, limit, future=asyncio.ensure_future(value))
+            future = asyncio.ensure_future(value) if watch is None else watch.context.run(asyncio.ensure_future, value)
+            return Unfinished(started, limit, future=future, watch=watch)
         result, rows, note = check(node, value)
     except (Exception, asyncio.CancelledError) as error:
-        return Unfinished(started, limit, error)
+        return Unfinished(started, limit, error, watch=watch)
+    except BaseException:
+        if watch is not None:
+            watch.cancelled()
+        raise
     finally:
         READER.reset(reading)
+    if calls.recorder is not None:
+        calls.recorder.answered(node, calls.query, args, calls.refill, value)
     elapsed = calls.loop.time() - started
     calls.trace.append(
         ComponentTrace(
@@ -78,4 +93,6 @@ def call_inline(
             calls.refill,
         )
     )
+    if watch is not None:
+        watch.ended(calls.trace[-1])
     return Answer("ok", node, result)

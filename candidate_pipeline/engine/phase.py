@@ -30,7 +30,9 @@ from candidate_pipeline.engine.inline import Answer, Check, Unfinished, call_inl
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.threads import FullError, Job
 from candidate_pipeline.engine.trace import ComponentTrace
+from candidate_pipeline.engine.watch import CallWatch
 from candidate_pipeline.errors import ContractError, FailedFeatureError, MisconfigurationError, RequestError
+from candidate_pipeline.observe import CallInfo
 from candidate_pipeline.query import READER
 
 T = TypeVar("T")
@@ -123,11 +125,12 @@ class _Phase:
     def take_over(self, met: Unfinished, node: Node, at: int) -> None:
         """Go on with a plain def that failed, or whose answer must be awaited."""
         call = self.call(node, at, met.started)
+        call.watch = met.watch
         if met.error is not None:
             call.held = True
             call.fail(met.error)
         elif met.future is not None:
-            call.watch(met.future, met.limit)
+            call.wait(met.future, met.limit)
 
     def settle(self, at: int, answer: Answer[Any]) -> None:
         self.answers[at] = answer
@@ -183,11 +186,15 @@ class _Call:
     hits: int = 0
     misses: int = 0
     held: bool = False
+    watch: CallWatch | None = None
 
     def start(self) -> None:
         """Call the component; if it is a plain def, the place is settled when this returns."""
         calls, node, query = self.calls, self.node, self.calls.query
         self.started, self.held = calls.loop.time(), False
+        if calls.watch is not None:
+            rows_in, replaced = self.phase.rows_in, self.instead_of.partition(",")[0]
+            self.watch = calls.watch.begin(CallInfo(node, "call", rows_in, calls.refill, replaced))
         if (query.failed or node.gates) and (met := obstacle(node, query)) is not None:
             how, why = met
             if how == "failed":
@@ -200,23 +207,25 @@ class _Call:
             breaker = calls.state.breakers[node.index]
             if breaker is not None and node.cache is None:
                 self.admission = breaker.admit(self.started)
-            if node.cache is None and node.prepare is None and node.inner is None:
-                args = (query, *self.phase.args, calls.context(node, limit))
-                if node.mode == "thread":
-                    self.job = calls.submit(node, node.method, args)
-                    future = self.job.future
-                else:
-                    value = self._called(args)
-                    if not hasattr(type(value), "__await__"):
-                        self.finish(value)
-                        return
-                    future = value
-            else:
-                future = calls.loop.create_task(self._indirect(limit), name=node.name)
+            begun = self._begun(limit) if self.watch is None else self.watch.context.run(self._begun, limit)
         except (Exception, asyncio.CancelledError) as error:
             self.fail(error)
             return
-        self.watch(future, limit)
+        if asyncio.isfuture(begun):
+            self.wait(begun, limit)
+        else:
+            self.finish(begun)
+
+    def _begun(self, limit: float | None) -> Any:
+        """What the component returned, or the future of it."""
+        calls, node = self.calls, self.node
+        if node.cache is not None or node.prepare is not None or node.inner is not None:
+            return calls.loop.create_task(self._indirect(limit), name=node.name)
+        args = (calls.query, *self.phase.args, calls.context(node, limit))
+        if node.mode == "thread":
+            self.job = calls.submit(node, node.method, args)
+            return self.job.future
+        return self._called(args)
 
     def _called(self, args: tuple[Any, ...]) -> Any:
         """What the component's method returns, called here; a future if it is to be awaited."""
@@ -234,7 +243,7 @@ class _Call:
         finally:
             READER.reset(reading)
 
-    def watch(self, future: asyncio.Future[Any], limit: float | None) -> None:
+    def wait(self, future: asyncio.Future[Any], limit: float | None) -> None:
         """Wait for a call that has begun, until its limit."""
         self.future = future
         if limit is not None:
@@ -255,6 +264,9 @@ class _Call:
             self.timer.cancel()
         if self.admission is not None:
             self._verdict(None)
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.cancelled()
         future, self.future = self.future, None
         job, self.job = self.job, None
         if job is not None:
@@ -269,8 +281,9 @@ class _Call:
             return
         self.timer = None
         admission, self.admission = self.admission, None
+        watch, self.watch = self.watch, None
         self.stop()
-        self.admission = admission
+        self.admission, self.watch = admission, watch
         self._guarded(TimedOutError())
 
     def _done(self, future: asyncio.Future[Any]) -> None:
@@ -316,6 +329,8 @@ class _Call:
         if degraded is not None and degraded.error is not None and not self._partial(degraded):
             self.fail(degraded.error)
             return
+        if self.calls.recorder is not None:
+            self.calls.recorder.answered(self.node, self.calls.query, self.phase.args, self.calls.refill, value)
         self._verdict(True)
         status: Literal["ok", "skipped"] = "ok"
         error_text = ""
@@ -323,7 +338,7 @@ class _Call:
             status, error_text = "skipped", why_failed(degraded.error, self.calls, self.started)
             kept = f"{degraded.kept} {'row' if degraded.kept == 1 else 'rows'} from the cache kept"
             note = f"{kept}; {note}" if note else kept
-        self.record(status, rows, error=error_text, note=note)
+        self.record(status, rows, error=error_text, note=note, cause=None if degraded is None else degraded.error)
         self.phase.settle(self.at, Answer("ok", self.node, result))
 
     def _partial(self, degraded: Degraded) -> bool:
@@ -343,7 +358,9 @@ class _Call:
             note = f"raised by {node.name} ({node.use}) in {node.stage} of pipeline {calls.plan.name!r}"
             if note not in getattr(error, "__notes__", ()):  # requests that waited for one call share its error
                 error.add_note(note)
-            self.record("skipped", self.phase.rows_if_skipped, error=str(error))
+            self.record(
+                "skipped", self.phase.rows_if_skipped, error=why_failed(error, calls, self.started), cause=error
+            )
             self.phase.abort(error)
             return
         late = isinstance(error, TimedOutError)
@@ -358,13 +375,17 @@ class _Call:
             error=why,
             then=f"fallback {fallback.name}" if fallback else policy,
         )
+        if calls.recorder is not None and not isinstance(error, FailedFeatureError):
+            outside = late or isinstance(error, CircuitOpenError | FullError)
+            args = self.phase.args
+            calls.recorder.failed(node, calls.query, args, calls.refill, why, late=late, outside=outside)
         rows = self.phase.rows_if_skipped
         inner = error.trace if isinstance(error, NestedError) else ()
         if fallback is not None:
-            self.record("fallback", rows, error=why, by=fallback.name, inner=inner)
+            self.record("fallback", rows, error=why, by=fallback.name, inner=inner, cause=error)
             self._fall_back(fallback, why)
             return
-        self.record("skipped", rows, error=why, inner=inner)
+        self.record("skipped", rows, error=why, inner=inner, cause=error)
         self._give_up(policy, why, error)
 
     def closed(self, why: str) -> None:
@@ -380,6 +401,8 @@ class _Call:
             self.phase.settle(self.at, Answer("closed", node))
 
     def _fall_back(self, fallback: Node, why: str) -> None:
+        if self.calls.watch is not None:
+            self.calls.watch.fallback(self.calls.trace[-1], fallback.name)
         self.instead_of = f"{self.node.name}, which failed: {why}"
         self.node, self.hits, self.misses = fallback, 0, 0
         self.start()
@@ -411,7 +434,8 @@ class _Call:
         error: str = "",
         by: str = "",
         note: str = "",
-        inner: tuple[ComponentTrace, ...] = (),
+        inner: Sequence[ComponentTrace] = (),
+        cause: BaseException | None = None,
     ) -> None:
         """Write the call into the trace."""
         calls, node = self.calls, self.node
@@ -445,3 +469,6 @@ class _Call:
                 inner,
             )
         )
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.ended(calls.trace[-1], cause)

@@ -146,13 +146,16 @@ class Phases:
         for phase in phases:
             owner: dict[Key, Node] = {}
             for node in phase:
+                twice: dict[str, list[str]] = {}
                 for key in sorted(all_writes(node), key=lambda key: key.name):
-                    if key in owner:
-                        message = f"{owner[key].name} and {node.name} both write {key.name} at the same time"
-                        hint = "remove one, or let the later one read what the earlier one writes"
-                        self.report("E302", message, self.places[node.index], hint)
-                        sound = False
-                    owner.setdefault(key, node)
+                    if owner.setdefault(key, node) is not node:
+                        twice.setdefault(owner[key].name, []).append(key.name)
+                for earlier, names in twice.items():
+                    what = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+                    message = f"{earlier} and {node.name} both write {what} at the same time"
+                    hint = "remove one, or let the later one read what the earlier one writes"
+                    self.report("E302", message, self.places[node.index], hint)
+                    sound = False
         return sound
 
 

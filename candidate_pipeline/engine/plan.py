@@ -86,6 +86,8 @@ class Node:
         effect: How it runs, if it is a side effect.
         sync: Whether the response waits for it, if it is a side effect.
         inner: The pipeline that answers, if it is a nested one.
+        fingerprint: 16 hexadecimal digits that stand for its registered name, version, options and resources, not for
+            its engine settings.
         written_columns: The columns among `writes`, by name.
         written_features: The query features among `writes`, by name.
         inline: Whether it is called in place: it is a plain def without a cache, a `prepare` or a nested pipeline.
@@ -119,6 +121,7 @@ class Node:
     effect: EffectSettings | None = None
     sync: bool = False
     inner: Plan | None = attrs.field(default=None, repr=False)
+    fingerprint: str = ""
     written_columns: tuple[Column[Any], ...] = attrs.field(init=False, repr=False)
     written_features: tuple[QueryFeature[Any], ...] = attrs.field(init=False, repr=False)
     inline: bool = attrs.field(init=False, repr=False)
@@ -180,7 +183,10 @@ class Plan:
         max_refills: How often dropped rows are replaced after selection.
         min_results: The shortest response that is not topped up.
         top_up: The nested pipeline that tops up.
+        config_hash: 16 hexadecimal digits that stand for all that decides how the pipeline ranks, but for its data.
+        plugins: The versions of the distributions that its components and resources come from, by name.
         preparing: The components that prepare beside the sources.
+        listed: How many components stand in each stage.
     """
 
     name: str
@@ -195,7 +201,15 @@ class Plan:
     max_refills: int = 0
     min_results: int | None = None
     top_up: Node | None = None
+    config_hash: str = ""
+    plugins: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     preparing: tuple[Node, ...] = attrs.field(init=False, repr=False)
+
+    listed: Mapping[str, int] = attrs.field(init=False, repr=False)
+
+    @listed.default
+    def _listed(self) -> dict[str, int]:
+        return {stage: sum(map(len, phases)) for stage, phases in self.phases.items()}
 
     @preparing.default
     def _preparing(self) -> tuple[Node, ...]:

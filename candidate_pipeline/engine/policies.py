@@ -18,6 +18,7 @@ from candidate_pipeline.engine.plan import CachePlan, EffectSettings, Mode
 from candidate_pipeline.keys import ITEM_ID, Column, Key, QueryFeature, key_names
 from candidate_pipeline.options import format_duration
 from candidate_pipeline.plugin import Kind
+from candidate_pipeline.spec.fingerprint import Identity, identity_of_object
 from candidate_pipeline.spec.model import STAGES, PipelineOptions, RunPolicy, Semantics, Stage
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import nearest
@@ -54,6 +55,7 @@ class Member:
         origin: Distribution and version.
         path: Where its settings stand, for messages.
         place: Where it is listed, for messages.
+        identity: Its fingerprint and versions; default: made from the instance.
     """
 
     name: str
@@ -64,6 +66,11 @@ class Member:
     origin: str = ""
     path: TomlPath = ()
     place: TomlPath = ()
+    identity: Identity = attrs.field()
+
+    @identity.default
+    def _identity(self) -> Identity:
+        return identity_of_object(self.component)
 
     @property
     def kind(self) -> Kind:
@@ -211,7 +218,8 @@ class Policies:
                 hint = "add it to key, or leave key out: what was found for one viewer must not reach another"
                 self.report("E309", message, (*member.at("cache"), "key"), hint)
         columns = tuple(key for key in keys if isinstance(key, Column))
-        if member.kind == "hydrator" and not columns:
+        unknown = policy.key is not None and len(keys) < len(set(policy.key))  # which was reported
+        if member.kind == "hydrator" and not columns and not unknown:
             message = f"{member.name}: the key of a hydrator's cache needs a column"
             self.report("E309", message, (*member.at("cache"), "key"), f"add {ITEM_ID.name!r}, or leave key out")
         negative = policy.ttl if policy.negative_ttl is None else policy.negative_ttl

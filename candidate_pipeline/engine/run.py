@@ -35,6 +35,8 @@ class Request:
         plan: The plan.
         calls: Makes the calls.
         dropped: What filters dropped, one table a stage.
+        screened: For each of them, all rows that the stage was given, the dropped ones marked.
+        ranked: The rows that the selector was given.
         scores: What each scorer did.
         retrieved: What the sources returned.
     """
@@ -42,6 +44,8 @@ class Request:
     plan: Plan
     calls: Calls
     dropped: list[Candidates] = attrs.field(factory=list)
+    screened: list[Candidates] = attrs.field(factory=list)
+    ranked: Candidates = attrs.field(factory=Candidates.empty)
     scores: list[ScoreStep] = attrs.field(factory=list)
     retrieved: Candidates = attrs.field(factory=Candidates.empty)
 
@@ -62,23 +66,26 @@ class Request:
             self.retrieved = await self.fetch()
             table = await self.hydrate("hydrators", self.retrieved)
             table = await self.filter("filters", table)
-            table = await self.score(table)
+            self.ranked = table = await self.score(table)
             selected, unselected = await self.finish(table)
         except RequestError as error:
-            error.trace = tuple(self.calls.trace)
+            error.trace = self.calls.traced()
             raise
         finally:
             await self.calls.close()
+        trace = self.calls.traced(len(selected))
         return Outcome(
             plan=self.plan,
             query=self.calls.query,
             selected=selected,
             unselected=unselected,
             dropped=tuple(self.dropped),
+            screened=tuple(self.screened),
+            ranked=self.ranked,
             retrieved=self.retrieved,
             score_steps=tuple(self.scores),
-            trace=tuple(self.calls.trace),
-            elapsed_ms=(self.calls.loop.time() - self.calls.started) * 1000,
+            trace=trace,
+            elapsed_ms=trace.elapsed_ms,
             inner=self._inner(),
         )
 
@@ -165,6 +172,7 @@ class Request:
         if count == rows:
             return table
         marked = table.dropped_as(dropped_by)
+        self.screened.append(marked)
         self.dropped.append(marked.take(~alive))
         return table.take(alive)
 
@@ -180,7 +188,8 @@ class Request:
             table = self.apply_scores(table, phase[0], answer)
             if answer.value is not None and SCORE in answer.by.writes:
                 after = table.cells(SCORE)
-                steps.append(ScoreStep(answer.by.name, item_ids, before, after))
+                terms = terms_of_step(table, answer.by)
+                steps.append(ScoreStep(answer.by.name, item_ids, before, after, answer.by.index, terms, table.numbers))
                 written.append((steps[-1], calls.trace[-1]))
                 before = after
         if before is not None and _score_note(before):  # only then is it worth knowing who began it
@@ -222,6 +231,8 @@ class Request:
             if len(chosen) >= target or not len(rest):
                 break
             self.calls.refill = round_
+            if self.calls.watch is not None:
+                self.calls.watch.refill(round_, target - len(chosen))
             chosen, rest = await self._refill(chosen, rest, target - len(chosen))
         self.calls.refill = 0
         selected, overflow = chosen, chosen.take(np.empty(0, np.intp))
@@ -275,6 +286,11 @@ class Request:
         names = (*selected.source_names, node.name)
         bits = np.full(len(more), 1 << len(selected.source_names), np.uint64)
         return Candidates.concat([selected.with_sources(selected.source_bits, names), more.with_sources(bits, names)])
+
+
+def terms_of_step(table: Candidates, node: Node) -> tuple[tuple[Column[Any], Cells], ...]:
+    """The columns of score terms that a scorer declares, as they are right after it."""
+    return tuple((column, table.cells(column)) for column in node.written_columns if column.terms_of is SCORE)
 
 
 def _clash(one: Candidates, other: Candidates, column: Column[Any]) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
 
 import attrs
 import structlog
@@ -13,11 +15,17 @@ from candidate_pipeline.engine.breaker import Breaker
 from candidate_pipeline.engine.cache import RowCache, ValueCache
 from candidate_pipeline.engine.plan import Node, Plan
 from candidate_pipeline.engine.threads import Bulkhead
+from candidate_pipeline.engine.watch import Observers, checked_observers
+from candidate_pipeline.observe import Observer
+from candidate_pipeline.secrecy import NO_SECRETS, Secrets
 
 log = structlog.get_logger("candidate_pipeline.engine")
 
 #: Seconds that cancelled calls have to end when the application closes.
 GRACE: Final = 1.0
+
+#: What several applications may hold at once, when one has taken over from another.
+_Part: TypeAlias = ValueCache | RowCache | Bulkhead
 
 
 @attrs.frozen(eq=False)
@@ -43,6 +51,31 @@ class PlanState:
             pools=tuple(Bulkhead(node.name, node.threads) if node.mode == "thread" else None for node in plan.nodes),
         )
 
+    @property
+    def parts(self) -> list[_Part]:
+        """What has to be closed: caches, then threads."""
+        return [part for part in (*self.caches, *self.pools) if part is not None]
+
+    def carried_over(self, before: Plan, after: Plan) -> PlanState:
+        """The state of the plan that replaces another: a component that is the same object goes on with what it has.
+
+        Of that, a breaker, a cache or threads whose settings have changed start anew.
+        """
+        fresh = PlanState.of(after)
+        breakers, caches, pools = list(fresh.breakers), list(fresh.caches), list(fresh.pools)
+        known = {(node.stage, node.name): node for node in before.nodes}
+        for at, node in enumerate(after.nodes):
+            old = known.get((node.stage, node.name))
+            if old is None or old.component is not node.component:
+                continue
+            if old.breaker == node.breaker:
+                breakers[at] = self.breakers[old.index]
+            if old.cache == node.cache and before.semantics == after.semantics:
+                caches[at] = self.caches[old.index]
+            if old.threads == node.threads:
+                pools[at] = self.pools[old.index]
+        return PlanState(tuple(breakers), tuple(caches), tuple(pools))
+
 
 def _cache(node: Node) -> ValueCache | RowCache | None:
     kept = node.cache
@@ -61,19 +94,52 @@ class Runtime:
     """The mutable side of an open application.
 
     Args:
+        observers: What sees every request.
+        secrets: What no trace and no log may hold.
+        generation: How often the application had been reloaded.
         background: Side effects after the response.
+        watching: Tells the observers what happens, if there are any.
     """
 
-    background: Background = attrs.field(factory=Background)
+    observers: tuple[Observer, ...] = attrs.field(default=(), converter=checked_observers)
+    secrets: Secrets = NO_SECRETS
+    generation: int = 0
+    background: Background = attrs.field(init=False)
+    watching: Observers | None = attrs.field(init=False)
     _states: dict[Plan, PlanState] = attrs.field(factory=dict)
+    _holders: Counter[_Part] = attrs.field(factory=Counter)
     _abandoned: set[asyncio.Future[Any]] = attrs.field(factory=set)
+
+    @background.default
+    def _background(self) -> Background:
+        return Background(self.secrets)
+
+    @watching.default
+    def _watching(self) -> Observers | None:
+        return Observers(self.observers) if self.observers else None
 
     def state(self, plan: Plan) -> PlanState:
         """A plan's state, made on its first request."""
         state = self._states.get(plan)
         if state is None:
-            state = self._states[plan] = PlanState.of(plan)
+            state = self._keep(plan, PlanState.of(plan))
         return state
+
+    def _keep(self, plan: Plan, state: PlanState) -> PlanState:
+        self._states[plan] = state
+        self._holders.update(state.parts)
+        return state
+
+    def take_over(self, before: Runtime, plans: Mapping[Plan, Plan]) -> None:
+        """Go on with what components keep that are the same as before; whoever lets go last will close it.
+
+        Args:
+            before: The runtime of the application that this one's replaces; it still answers its last requests.
+            plans: By the new plan, the one that it replaces.
+        """
+        self._holders = before._holders
+        for plan, old in plans.items():
+            self._keep(plan, before.state(old).carried_over(old, plan))
 
     def states(self) -> dict[Plan, PlanState]:
         """The states of the plans that have answered."""
@@ -105,22 +171,39 @@ class Runtime:
         try:
             await self.background.drain(drain)
         finally:  # whoever interrupts the drain still leaves nothing behind
-            for state in self._states.values():
-                for cache in state.caches:
-                    if cache is not None and (stuck_fetches := await cache.close(GRACE)):
-                        log.error("fetches for a cache ignore their cancellation", left=stuck_fetches)
-            for future in self._abandoned:
-                future.cancel()
-            if self._abandoned:
-                _, stuck = await asyncio.wait(self._abandoned, timeout=GRACE)
-                for task in stuck:
-                    log.error("a component ignores its cancellation", task=getattr(task, "get_name", lambda: "")())
-            self.release()
+            parts = self._let_go()
+            try:
+                await self._end_calls([part for part in parts if not isinstance(part, Bulkhead)])
+            finally:
+                _close_threads(parts)
+
+    async def _end_calls(self, caches: Iterable[ValueCache | RowCache]) -> None:
+        for cache in caches:
+            if stuck_fetches := await cache.close(GRACE):
+                log.error("fetches for a cache ignore their cancellation", left=stuck_fetches)
+        for future in self._abandoned:
+            future.cancel()
+        if self._abandoned:
+            _, stuck = await asyncio.wait(self._abandoned, timeout=GRACE)
+            for task in stuck:
+                log.error("a component ignores its cancellation", task=getattr(task, "get_name", lambda: "")())
 
     def release(self) -> None:
         """Let go of the threads; idle ones end, and work that has not begun never will."""
-        for state in self._states.values():
-            for pool in state.pools:
-                if pool is not None:
-                    pool.close()
+        _close_threads(self._let_go())
+
+    def _let_go(self) -> list[_Part]:
+        """What no other application holds."""
+        parts = [part for state in self._states.values() for part in state.parts]
         self._states.clear()
+        self._holders.subtract(parts)
+        last = [part for part in dict.fromkeys(parts) if not self._holders[part]]
+        for part in last:
+            del self._holders[part]
+        return last
+
+
+def _close_threads(parts: Iterable[_Part]) -> None:
+    for part in parts:
+        if isinstance(part, Bulkhead):
+            part.close()

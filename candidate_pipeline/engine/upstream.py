@@ -63,7 +63,7 @@ class UpstreamRequest(Request):
         for node in self.plan.nodes:
             missing = [column for column in node.written_columns if column not in table and column is not ITEM_ID]
             table = table.with_null(missing, node.index)
-        return table
+        return table.numbered()  # which tells an item's rows apart
 
     async def hydrate(self, stage: Stage, table: Candidates) -> Candidates:
         """Run hydrators on one snapshot of the rows."""
@@ -91,7 +91,6 @@ class UpstreamRequest(Request):
     async def filter(self, stage: Stage, table: Candidates) -> Candidates:
         """Run filters one after another on what is left."""
         for number, phase in enumerate(self.stage(stage)):
-            (node,) = phase
             rows = len(table)
 
             def check(by: Node, value: Any, rows: int = rows) -> tuple[NDArray[np.bool_], int, str]:
@@ -102,7 +101,9 @@ class UpstreamRequest(Request):
                 self.calls, phase, (table,), check, number=number, rows_in=rows, rows_if_skipped=rows
             )
             if answer.value is not None and not answer.value.all():
-                self.dropped.append(table.dropping(~answer.value, node.index).take(~answer.value))
+                marked = table.dropping(~answer.value, answer.by.index)
+                self.screened.append(marked)
+                self.dropped.append(marked.take(~answer.value))
                 table = table.take(answer.value)
         return table
 

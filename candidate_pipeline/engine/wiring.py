@@ -9,6 +9,7 @@ import attrs
 
 from candidate_pipeline.engine.contract import contract_faults, declared
 from candidate_pipeline.engine.gates import Condition, conditions_of
+from candidate_pipeline.engine.identity import identity_of_pipeline
 from candidate_pipeline.engine.nested import NestedPipeline
 from candidate_pipeline.engine.phases import Phases, Report, viewer_columns
 from candidate_pipeline.engine.plan import Budget, Node, Place, Plan
@@ -16,6 +17,7 @@ from candidate_pipeline.engine.policies import DEFAULT_ON_ERROR, UPSTREAM_ON_ERR
 from candidate_pipeline.keys import ITEM_ID, TOPPED_UP, Column, QueryFeature, key_names
 from candidate_pipeline.merge import MAX_SOURCES
 from candidate_pipeline.options import format_duration
+from candidate_pipeline.spec.document import Document
 from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, Stage
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import nearest
@@ -37,6 +39,7 @@ class Compiler:
         partial: Whether components are missing because of mistakes reported elsewhere. What nobody writes is then
             passed over, for they may be who does.
         top_up: The plan of the pipeline that fills short responses.
+        document: Where the pipeline was written, if it was.
     """
 
     name: str
@@ -49,8 +52,10 @@ class Compiler:
     show: tuple[Column[Any], ...] = ()
     partial: bool = False
     top_up: Plan | None = None
+    document: Document | None = None
     nodes: list[Node] = attrs.field(factory=list)
     places: dict[int, TomlPath] = attrs.field(factory=dict)
+    made_from: dict[int, Member] = attrs.field(factory=dict)
     policies: Policies = attrs.field(init=False)
 
     def compile(self) -> Plan | None:
@@ -92,6 +97,7 @@ class Compiler:
                 sound = False
         top_up = None if self.top_up is None else self._top_up_node(self.top_up, available, stages)
         deadline = self.options.deadline
+        whole = identity_of_pipeline(self, self.nodes, self.made_from)
         return Plan(
             name=self.name,
             inputs=dict(self.inputs),
@@ -105,6 +111,8 @@ class Compiler:
             max_refills=self.options.max_refills,
             min_results=self.options.min_results,
             top_up=top_up,
+            config_hash=whole.fingerprint,
+            plugins=whole.plugins,
         )
 
     def _check_options(self) -> None:
@@ -210,9 +218,11 @@ class Compiler:
             effect=self.policies.effect(member),
             sync=bool(run.sync),
             inner=component.plan if isinstance(component, NestedPipeline) else None,
+            fingerprint=member.identity.fingerprint,
         )
         self.nodes.append(node)
         self.places[node.index] = member.place
+        self.made_from[node.index] = member
         return node
 
     def _policy(
@@ -271,7 +281,7 @@ class Compiler:
             key = () if node.cache is None else node.cache.columns
             whole = ITEM_ID in key
             left = [column for column in node.columns if column not in key and (column in personal or not whole)]
-            if left:
+            if left and key:  # without a column in the key, that was reported
                 why = "they may differ between viewers" if whole else f"and {ITEM_ID.name} is not in it either"
                 message = f"{node.name} reads {key_names(left)}, which the key of its cache leaves out; {why}"
                 members = [*self.members, *self.fallbacks.values()]
@@ -311,6 +321,7 @@ class Compiler:
             on_timeout="skip",
             gates=gates,
             inner=plan,
+            fingerprint=plan.config_hash,
         )
         self.nodes.append(node)
         return node

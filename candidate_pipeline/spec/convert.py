@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -22,6 +23,14 @@ from candidate_pipeline.options import (
     violation,
 )
 from candidate_pipeline.spec.document import Document, describe
+from candidate_pipeline.spec.environment import (
+    UNREADABLE,
+    is_reference,
+    parse,
+    shown,
+    takes_variable,
+    unknown_keys,
+)
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Problem, nearest
 
@@ -34,6 +43,9 @@ class _Bad:
 
 
 BAD: Final = _Bad()
+
+#: Mistakes that may not be any once a base file that could not be read is there.
+_MAY_BE_IN_BASE: Final = frozenset({"E103", "E110", "E206", "E310"})
 
 
 @attrs.frozen
@@ -60,10 +72,12 @@ class Converter:
     resources: Mapping[str, type | None]
     data: Path | None
     problems: list[Problem] = attrs.field(factory=list)
+    _found: dict[TomlPath, str] = attrs.field(factory=dict, init=False)
 
-    def report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> _Bad:
+    def report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "") -> _Bad:
         """Append a problem and return `BAD`."""
-        self.problems.append(self.document.problem(code, message, path, hint=hint, part=part))
+        if not (self.document.incomplete and code in _MAY_BE_IN_BASE):
+            self.problems.append(self.document.problem(code, message, path, hint=hint, part=part))
         return BAD
 
     def table(self, given: Any, options: Mapping[str, Option], path: TomlPath, what: str) -> dict[str, Any]:
@@ -79,7 +93,7 @@ class Converter:
         for name, value in given.items():
             option = options.get(name)
             if option is None:
-                hint = nearest(name, options) or f"{what} takes no options"
+                hint = nearest(name, options) or ("" if options else f"{what} takes no options")
                 self.report("E101", f"unknown key {name!r} for {what}", (*path, name), hint=hint, part="key")
                 continue
             converted = self.option(value, option, (*path, name))
@@ -113,6 +127,8 @@ class Converter:
 
     def option(self, value: Any, option: Option, path: TomlPath) -> Any:
         """One option's value, or `BAD`."""
+        if is_reference(value) and takes_variable(option.type):
+            return self._variable(value, option.type, path, lambda given, place: self.option(given, option, place))
         converted = self.value(value, option.type, path)
         if isinstance(converted, _Bad) or converted is None:
             return converted
@@ -120,6 +136,8 @@ class Converter:
 
     def value(self, value: Any, hint: Any, path: TomlPath) -> Any:
         """A value of a type, or `BAD`."""
+        if is_reference(value) and takes_variable(hint):
+            return self._variable(value, hint, path, lambda given, place: self.value(given, hint, place))
         hint, metadata = split(hint)
         hint = optional_of(hint)
         hint, more = split(hint)
@@ -127,6 +145,44 @@ class Converter:
         if isinstance(converted, _Bad):
             return converted
         return self._constrained(value, converted, (*metadata, *more), path)
+
+    def _variable(
+        self, reference: Mapping[str, Any], hint: Any, path: TomlPath, convert: Callable[[Any, TomlPath], Any]
+    ) -> Any:
+        """The value of `{ env = "NAME", default = ... }`; a default is checked even where it is not needed."""
+        name = reference["env"]
+        for key in unknown_keys(reference):
+            message = f"unknown key {key!r} beside env"
+            self.report("E109", message, (*path, key), hint='wanted { env = "NAME", default = ... }', part="key")
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            wanted = "wanted the name of an environment variable"
+            self.report("E109", f"env: {wanted}, found {describe(name)}", (*path, "env"))
+            return BAD
+        default = convert(reference["default"], (*path, "default")) if "default" in reference else BAD
+        if unknown_keys(reference):
+            return BAD
+        text = self.document.environment.read(name)
+        if text is None:
+            hint_text = f'set it, or give a default: {{ env = "{name}", default = ... }}'
+            missing = f"the environment has no variable {name}; wanted {type_name(hint)}"
+            return default if "default" in reference else self.report("E109", missing, path, hint=hint_text)
+        value = parse(text, hint)
+        bare = split(optional_of(split(hint)[0]))[0]
+        note = functools.partial(self.document.environment.note, name, text, path=path, free=bare in {str, Path})
+        note(value=text if value is UNREADABLE else value)
+        if value is UNREADABLE:
+            message = f"wanted {type_name(hint)}, found {shown(name)}"
+            return self.report("E109", message, path, hint=f"set {name} to such a value; it is read as it stands")
+        if bare is Path:  # as everywhere, from the working directory
+            value = str(Path.cwd() / home(value))
+        self._found[path] = shown(name)
+        converted = convert(value, path)
+        if not isinstance(converted, _Bad):
+            note(value=converted)
+        return converted
+
+    def _describe(self, value: Any, path: TomlPath) -> str:
+        return self._found.get(path) or describe(value)
 
     def _constrained(
         self, value: Any, converted: Any, constraints: Iterable[Any], path: TomlPath, what: str = ""
@@ -137,7 +193,7 @@ class Converter:
             except TypeError as error:
                 return self.report("E203", f"{what}{constraint!r} does not fit the option's type: {error}", path)
             if wanted is not None:
-                return self.report("E104", f"{what}wanted {wanted}, found {describe(value)}", path)
+                return self.report("E104", f"{what}wanted {wanted}, found {self._describe(value, path)}", path)
         return converted
 
     def _plain(self, value: Any, hint: Any, path: TomlPath) -> Any:
@@ -172,7 +228,7 @@ class Converter:
         if hint is Path:
             if not isinstance(value, str):
                 return self._wrong(value, hint, path)
-            return self.document.base_of(path) / Path(value).expanduser()
+            return self.document.base_of(path) / home(value)
         return self.report("E203", f"options of type {type_name(hint)} cannot be written in TOML", path)
 
     def _mapping(self, value: Any, hint: Any, path: TomlPath) -> Any:
@@ -214,13 +270,21 @@ class Converter:
     def _resource(self, value: Any, hint: type, path: TomlPath) -> Any:
         if not isinstance(value, str):
             return self._wrong(value, hint, path)
-        if value not in self.resources:
+        if self.document.lacks("resources", value):
             add = nearest(value, self.resources) or f"add a table [resources.{value}]"
             return self.report("E206", f"no resource {value!r}", path, hint=add)
         return ResourceName(value, hint, path)
 
     def _wrong(self, value: Any, hint: Any, path: TomlPath, near: str = "") -> _Bad:
-        return self.report("E102", f"wanted {type_name(hint)}, found {describe(value)}", path, hint=near)
+        return self.report("E102", f"wanted {type_name(hint)}, found {self._describe(value, path)}", path, hint=near)
+
+
+def home(text: str) -> Path:
+    """A path as written, with `~` for the home directory; as it stands where there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def fits(cls: type, wanted: type) -> bool:

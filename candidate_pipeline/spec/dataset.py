@@ -10,8 +10,11 @@ from typing import Any, Final
 
 from candidate_pipeline.options import options_of
 from candidate_pipeline.registry import Registry
-from candidate_pipeline.spec.document import Document, describe, dotted
+from candidate_pipeline.spec.convert import home
+from candidate_pipeline.spec.document import MAX_DEPTH, Document, describe, dotted, is_file, is_folder, too_large
+from candidate_pipeline.spec.environment import is_placeholder
 from candidate_pipeline.spec.model import Dataset
+from candidate_pipeline.spec.origins import places
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Location, Problem, SpecError, nearest
 
@@ -34,11 +37,24 @@ def default_data_dir(document: Document, registry: Registry) -> Path | None:
             continue
         for option in options.values():
             if option.data_dir:
-                given = table.get(option.name)
+                given, folder = table.get(option.name), document.base_of(("resources", name, option.name))
+                if isinstance(given, dict) and is_placeholder(given):
+                    given, folder = _from_variable(document, given, ("resources", name, option.name), folder)
                 if isinstance(given, str):
-                    return document.base_of(("resources", name, option.name)) / Path(given).expanduser()
+                    return folder / home(given)
                 return option.default if isinstance(option.default, Path) else None
     return None
+
+
+def _from_variable(
+    document: Document, reference: dict[str, Any], path: TomlPath, folder: Path
+) -> tuple[str | None, Path]:
+    """The text of `{ env = ... }`, and the folder that it is relative to."""
+    text = document.environment.read(reference["env"])
+    if text is None:
+        return reference.get("default"), folder
+    document.environment.note(reference["env"], text, text, path, free=True)
+    return text, Path.cwd()
 
 
 def apply_dataset(document: Document, directory: Path, problems: list[Problem], *, required: bool) -> Dataset | None:
@@ -53,15 +69,15 @@ def apply_dataset(document: Document, directory: Path, problems: list[Problem], 
         required: Whether a directory without the file is a mistake (`--data` named it).
     """
     file = directory / FILE
-    if not file.is_file():
+    if not is_file(file):
         if required:
-            found = "a directory without it" if directory.is_dir() else "no such directory"
+            found = "a directory without it" if is_folder(directory) else "no such directory"
             hint = "give a data directory, such as one that `candidate-pipeline data fetch` makes"
             message = f"wanted the file {FILE}, found {found}"
             problems.append(Problem("E100", message, Location(str(directory)), hint))
         return None
     try:
-        dataset = Document.read(file)
+        dataset = Document.read(file, document.environment.redacted(str(file), (), everywhere=True))
     except SpecError as error:
         problems += error.problems
         return None
@@ -79,7 +95,8 @@ def apply_dataset(document: Document, directory: Path, problems: list[Problem], 
             problems.append(dataset.problem("E101", message, (key,), part="key", hint=hint))
     overrides = dataset.get(("set",))
     for path, keys, value in _flat(overrides if isinstance(overrides, dict) else {}):
-        document.override(path, value, dataset.locate(("set", *keys)), dataset.base)
+        document.override(path, value, dataset.locate(("set", *keys)), dataset.base, "dataset")
+    document.files += dataset.files
     name, now = dataset.get(("name",)), dataset.get(("now",))
     return Dataset(
         directory,
@@ -112,7 +129,7 @@ def _flat(overrides: dict[str, Any]) -> Iterable[tuple[TomlPath, TomlPath, Any]]
     while stack:
         path, keys, value = stack.pop()
         if isinstance(value, dict) and len(path) < 3:
-            stack += [((*path, *name.split(".")), (*keys, name), item) for name, item in reversed(value.items())]
+            stack += [((*path, *_parts(name)), (*keys, name), item) for name, item in reversed(value.items())]
         else:
             yield path, keys, value
 
@@ -127,12 +144,27 @@ def apply_sets(document: Document, sets: Iterable[str]) -> list[Problem]:
     for entry in sets:
         name, equals, text = entry.partition("=")
         location = Location(f"--set {entry}")
-        path: TomlPath = tuple(part.strip() for part in name.split("."))
+        path: TomlPath = _parts(name)
         if not equals or not all(path):
             problems.append(Problem("E107", "wanted --set a.b=value", location))
-        elif not document.override(path, _set_value(text), location, Path.cwd()):
+        elif not document.override(path, _set_value(text), location, Path.cwd()) and not document.incomplete:
             problems.append(Problem("E107", *_no_table(document, path, location)))
     return problems
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """The keys of `a.b."c.d"`."""
+    if '"' in name or "'" in name:
+        try:
+            inner: Any = tomllib.loads(f"{name} = 0")
+        except ValueError:
+            return (name,)
+        found: list[str] = []
+        while isinstance(inner, dict):
+            key, inner = next(iter(inner.items()))
+            found.append(key)
+        return tuple(found)
+    return tuple(part.strip() for part in name.split("."))
 
 
 def _set_value(text: str) -> Any:
@@ -140,7 +172,8 @@ def _set_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text.strip()
-    return parsed["value"] if len(parsed) == 1 else text.strip()
+    deep = any(len(place) > MAX_DEPTH for place in places(parsed, ()))
+    return text.strip() if len(parsed) > 1 or deep or too_large(parsed) else parsed["value"]
 
 
 def _no_table(document: Document, path: TomlPath, location: Location) -> tuple[str, Location, str]:

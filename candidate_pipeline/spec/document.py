@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import bisect
 import copy
 import datetime as dt
+import json
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from candidate_pipeline.spec.positions import Span, TomlPath, scan
+from candidate_pipeline.spec.environment import Environment
+from candidate_pipeline.spec.origins import Given, How, Origin, Text, Written, copied, places, values
+from candidate_pipeline.spec.positions import TomlPath, scan
 from candidate_pipeline.spec.problems import Location, Problem, SpecError
 
 MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
+_INTEGERS: Final = range(-(2**63), 2**63)
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TOML_ERROR: Final = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)")
 
 
 def dotted(path: TomlPath) -> str:
-    """`("pipelines", "a", "filters", 0)` as `pipelines.a.filters[0]`."""
+    """`("pipelines", "a", "filters", 0)` as `pipelines.a.filters[0]`; names with dots and the like in quotes."""
     text = ""
     for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            name = part if _BARE.fullmatch(part) else json.dumps(part, ensure_ascii=False)
+            text += f".{name}" if text else name
     return text
+
+
+def too_large(value: Any) -> list[TomlPath]:
+    """Where in a value integers stand that do not have 64 bits, which TOML does not allow but Python reads."""
+    return [path for path, item in values(value, ()) if type(item) is int and item not in _INTEGERS]
 
 
 class Document:
@@ -34,6 +48,14 @@ class Document:
         name: What to call it in messages, usually its path.
         base: The folder that relative paths in it start from.
 
+    Attributes:
+        data: The values; those of overrides, and of bases once `extends` is resolved, included.
+        files: The files that the values come from, the spec's own first; none for a text in memory.
+        bases: By pipeline, the pipeline that it extends.
+        incomplete: Whether a base file could not be read, so that what is missing may be there.
+        lacking: The base file that could not be read.
+        unsound: Pipelines whose base could not be found.
+
     Raises:
         SpecError: The text is not TOML.
     """
@@ -41,47 +63,65 @@ class Document:
     def __init__(self, text: str, name: str = "<string>", base: Path | None = None) -> None:
         self.name = name
         self.base = base if base is not None else Path.cwd()
-        self._text = text.replace("\r\n", "\n")
-        self._lines = self._text.split("\n")
-        self._starts = [0]
-        for line in self._lines:
-            self._starts.append(self._starts[-1] + len(line) + 1)
-        self._overrides: dict[TomlPath, tuple[Location, Path]] = {}
+        self.files: tuple[Path, ...] = ()
+        self.bases: dict[str, str] = {}
+        self.incomplete = False
+        self.lacking: Path | None = None
+        self.unsound: frozenset[str] = frozenset()
+        self.environment = Environment()
+        text = text.replace("\r\n", "\n")
+        self._text = Text.of(text, name, self.base)
         try:
-            self.data: dict[str, Any] = tomllib.loads(self._text)
-            self._spans: dict[TomlPath, Span] = scan(self._text)
+            self.data: dict[str, Any] = tomllib.loads(text)
+            spans = scan(text)
         except RecursionError:
             raise SpecError([self._too_deep(Location(name))]) from None
         except ValueError as error:  # a TOMLDecodeError, or a number with more digits than Python reads
             raise SpecError([self._syntax_problem(error)]) from None
-        deepest = max(self._spans, key=len, default=())
+        self._origins: dict[TomlPath, Origin] = {path: Written(self._text, span) for path, span in spans.items()}
+        deepest = max(spans, key=len, default=())
         if len(deepest) > MAX_DEPTH:
             raise SpecError([self._too_deep(self.locate(deepest))])
+        message = "not TOML: an integer has to fit into 64 bits"
+        large = [Problem("E100", message, self.locate(path)) for path in too_large(self.data)]
+        if large:
+            raise SpecError(large)
 
     @classmethod
-    def read(cls, path: Path) -> Document:
+    def read(cls, path: Path, name: str | None = None) -> Document:
         """Read a file.
+
+        Args:
+            path: The file.
+            name: What to call it in messages; default: its path as given.
 
         Raises:
             SpecError: It cannot be read, is too large, is not UTF-8 or is not TOML.
         """
-        location = Location(str(path))
+        name = str(path) if name is None else name
+        location = Location(name)
         try:
-            if path.stat().st_size > MAX_BYTES:
+            with path.open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+            if len(content) > MAX_BYTES:
                 raise SpecError([Problem("E100", f"the file is larger than {MAX_BYTES} bytes", location)])
-            text = path.read_text(encoding="utf-8-sig")
+            text = content.decode("utf-8-sig")
         except OSError as error:
             hint = "name another with --config FILE"
             raise SpecError([Problem("E100", f"cannot read the file: {error.strerror}", location, hint)]) from None
         except UnicodeDecodeError as error:
             raise SpecError([Problem("E100", f"the file is not UTF-8: {error.reason}", location)]) from None
-        return cls(text, str(path), path.resolve().parent)
+        resolved = path.resolve()
+        document = cls(text, name, resolved.parent)
+        document.files = (resolved,)
+        return document
 
     def copy(self) -> Document:
-        """A document that can be overridden without changing this one."""
+        """A document that can be changed without changing this one."""
         twin = copy.copy(self)
-        twin.data = copy.deepcopy(self.data)
-        twin._overrides = dict(self._overrides)
+        twin.data = copied(self.data)
+        twin.bases = dict(self.bases)
+        twin._origins = dict(self._origins)
         return twin
 
     def get(self, path: TomlPath) -> Any:
@@ -94,11 +134,20 @@ class Document:
                 return None
         return value
 
-    def override(self, path: TomlPath, value: Any, location: Location, base: Path | None = None) -> bool:
+    def lacks(self, group: str, name: str) -> bool:
+        """Whether a group of tables has none of a name; not if the group is no table, which is a mistake of its own."""
+        tables = self.data.get(group, {})
+        return isinstance(tables, dict) and name not in tables
+
+    def override(
+        self, path: TomlPath, value: Any, location: Location, base: Path | None = None, how: How = "set"
+    ) -> bool:
         """Set a value at a path of table keys; false if there is no such place.
 
         The named table (`components.age`) must be there; tables inside it (`components.age.run`) are made.
         """
+        if len(path) > MAX_DEPTH:
+            return False
         if not isinstance(self.get(path[: min(2, len(path) - 1)]), dict):
             return False
         parent: Any = self.data
@@ -106,37 +155,62 @@ class Document:
             parent = parent.setdefault(part, {})
             if not isinstance(parent, dict):
                 return False
-        parent[path[-1]] = value
-        for known in [known for known in self._overrides if known[: len(path)] == path]:
-            del self._overrides[known]
-        self._overrides[path] = (location, self.base if base is None else base)
+        for place in places(parent.get(path[-1]), path):
+            self._origins.pop(place, None)
+        parent[path[-1]] = copied(value)
+        self._origins[path] = Given(location, self.base if base is None else base, how)
         return True
+
+    def origins(self, path: TomlPath, value: Any) -> list[tuple[TomlPath, Origin]]:
+        """The origins of a value and of everything in it, by path from there."""
+        found = ((place[len(path) :], self._origins.get(place)) for place in places(value, path))
+        return [(place, origin) for place, origin in found if origin is not None]
+
+    def forget(self, path: TomlPath, value: Any) -> None:
+        """Drop the origins of a value and of everything in it."""
+        for place in places(value, path):
+            self._origins.pop(place, None)
+
+    def plant(self, path: TomlPath, origins: Iterable[tuple[TomlPath, Origin]]) -> None:
+        """Set origins, by path from a place."""
+        for place, origin in origins:
+            self._origins[(*path, *place)] = origin
+
+    def origin(self, path: TomlPath) -> Origin | None:
+        """Where a value was written, or the nearest table or list around it that was."""
+        for end in range(len(path), 0, -1):
+            found = self._origins.get(path[:end])
+            if found is not None:
+                return found
+        return None
 
     def base_of(self, path: TomlPath) -> Path:
         """The folder that a relative path written at a place starts from."""
-        for end in range(len(path), 0, -1):
-            if path[:end] in self._overrides:
-                return self._overrides[path[:end]][1]
-        return self.base
+        origin = self.origin(path)
+        return self.base if origin is None else origin.base
 
     def locate(self, path: TomlPath, part: str = "value") -> Location:
         """Where a key (`part="key"`) or value was written; the nearest parent's place if it was not."""
         for end in range(len(path), 0, -1):
-            if path[:end] in self._overrides:
-                return self._overrides[path[:end]][0]
-            span = self._spans.get(path[:end])
-            if span is not None:
-                return self._location(*(span.key if part == "key" or end < len(path) else span.value))
-        return Location(self.name, 1, 1, 1, self._lines[0])
+            found = self._origins.get(path[:end])
+            if found is not None:
+                return found.locate(key=part == "key" or end < len(path))
+        return Location(self.name, 1, 1, 1, self._text.lines[0])
 
-    def problem(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> Problem:
-        """A problem at a path."""
+    def problem(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "") -> Problem:
+        """A problem at a path: at its `value` or `key`, by default the key if that is unknown.
+
+        Values of environment variables do not appear in it.
+        """
+        part = part or ("key" if code == "E101" else "value")
+        wiring = code.startswith("E3")  # where settings of several places meet
+        message = self.environment.redacted(message, path, everywhere=wiring)
+        hint = self.environment.redacted(hint, path, everywhere=wiring)
         return Problem(code, message, self.locate(path, part), hint, dotted(path))
 
-    def _location(self, start: int, end: int) -> Location:
-        line = bisect.bisect_right(self._starts, start) - 1
-        stop = min(end, self._starts[line + 1] - 1)
-        return Location(self.name, line + 1, start - self._starts[line] + 1, stop - start, self._lines[line])
+    def secrets(self) -> frozenset[str]:
+        """The values that were read from environment variables: never to be printed, logged, hashed or captured."""
+        return self.environment.secrets()
 
     def _too_deep(self, location: Location) -> Problem:
         return Problem("E100", f"tables and lists may be nested {MAX_DEPTH} deep; these are nested deeper", location)
@@ -145,11 +219,27 @@ class Document:
         match = _TOML_ERROR.fullmatch(str(error))
         if match is None:
             return Problem("E100", f"not TOML: {error}", Location(self.name))
-        line = int(match["line"]) if match["line"] else len(self._lines)
-        column = int(match["column"]) if match["column"] else len(self._lines[-1]) + 1
+        line = int(match["line"]) if match["line"] else len(self._text.lines)
+        column = int(match["column"]) if match["column"] else len(self._text.lines[-1]) + 1
         return Problem(
-            "E100", f"not TOML: {match['what']}", Location(self.name, line, column, 1, self._lines[line - 1])
+            "E100", f"not TOML: {match['what']}", Location(self.name, line, column, 1, self._text.lines[line - 1])
         )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of a name, which may be no possible name at all."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of a name, which may be no possible name at all."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def describe(value: Any) -> str:

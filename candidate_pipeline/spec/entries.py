@@ -46,14 +46,17 @@ class Entries:
         if (kind, entry) in self.seen:
             spec = self.seen[kind, entry]
             return None if spec is None else attrs.evolve(spec, place=place)
+        tables = self.document.data.get("components", {})
+        reported = isinstance(tables, dict) and entry in tables  # if it is not among those that are well formed
         if entry in self.components:
             spec = self.configured(kind, entry, ("components", entry), place)
-        elif "." in entry:
+        elif "." in entry and not reported:
             spec = self._registered(kind, entry, entry, {}, RunPolicy(), place, place, place)
         else:
             names = [*self.components, *(ref.name for ref in self.registry.components(kind))]
             hint = nearest(entry, names) or f"add a table [components.{entry}]"
-            self._report("E200", f"no {words(kind)} named {entry!r}", place, hint=hint)
+            if not self.document.incomplete and self.document.lacks("components", entry):  # else the base may have it
+                self._report("E200", f"no {words(kind)} named {entry!r}", place, hint=hint)
             spec = None
         self.seen[kind, entry] = spec
         return spec
@@ -180,7 +183,7 @@ class Entries:
                 self._classes[key] = cls
         return self._classes[key]
 
-    def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> None:
+    def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "") -> None:
         self.converter.report(code, message, path, hint=hint, part=part)
 
 

@@ -17,6 +17,8 @@ from candidate_pipeline.spec.convert import Converter
 from candidate_pipeline.spec.dataset import apply_dataset, apply_sets, default_data_dir
 from candidate_pipeline.spec.document import Document, describe
 from candidate_pipeline.spec.entries import Entries
+from candidate_pipeline.spec.extends import extended, unresolved
+from candidate_pipeline.spec.merging import KEY, is_special
 from candidate_pipeline.spec.model import (
     FALLBACK,
     STAGES,
@@ -34,7 +36,7 @@ from candidate_pipeline.spec.references import resource_problems
 SCHEMA: Final = 1
 #: Names that `Pipeline.run` or the command `run` takes itself.
 RESERVED_INPUTS: Final = frozenset(
-    {"config", "data", "explain", "format", "help", "limit", "now", "request_id", "seed", "set"}
+    {"config", "data", "explain", "format", "help", "limit", "now", "repeat", "request_id", "seed", "set", "trace"}
 )
 _LOCAL_NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 _TOP: Final = ("schema", "pipelines", "components", "resources")
@@ -58,16 +60,22 @@ def load_spec(
     Returns:
         The spec with its `problems`, so that building it can find the rest of them.
     """
-    asked = document.copy()
+    problems: list[Problem] = []
+    whole = extended(document, problems)
+    asked = whole.copy()
     apply_sets(asked, sets)
     directory = data if data is not None else default_data_dir(asked, registry)
-    problems: list[Problem] = []
     dataset: Dataset | None = None
-    overridden = document.copy()
+    overridden = whole.copy()
     if directory is not None:
         dataset = apply_dataset(overridden, directory, problems, required=data is not None)
     problems += apply_sets(overridden, sets)
     return _Loader(overridden, registry, data, dataset, problems).load()
+
+
+def resolve_names(document: Document, registry: Registry) -> FileSpec:
+    """Check a document whose bases are merged and whose overrides are applied."""
+    return _Loader(document, registry, None, None, []).load()
 
 
 @attrs.define(eq=False)
@@ -84,18 +92,20 @@ class _Loader:
         self.converter = Converter(self.document, {}, self.data, self.problems)
         top = self.document.data
         for key in top:
-            if key not in _TOP:
-                self._report("E101", f"unknown key {key!r}", (key,), hint=nearest(key, _TOP), part="key")
+            if key == KEY:
+                self._late((key,))
+            elif key not in _TOP:
+                self._report("E101", f"unknown key {key!r}", (key,), hint=nearest(key, [*_TOP, KEY]), part="key")
         self._check_schema(top)
         resource_tables = self._tables("resources")
         self.entries = Entries(self.document, self.registry, self.converter, self._tables("components"))
-        self.converter.resources = {name: self.entries.resource_class(table) for name, table in resource_tables.items()}
+        self.converter.resources = self._resource_classes()
         resources = {}
         for name in resource_tables:
             spec = self.entries.configured("resource", name, ("resources", name), ("resources", name))
             if spec is not None:
                 resources[name] = spec
-        if not top.get("pipelines", {}):
+        if top.get("pipelines", {}) == {}:
             self._report("E103", "the spec has no pipeline", ("pipelines",), hint="add a table [pipelines.<name>]")
         pipelines = {name: self._pipeline(name, table) for name, table in self._tables("pipelines").items()}
         self.entries.unused()
@@ -103,7 +113,7 @@ class _Loader:
         self.problems += resource_problems(self.document, used, resources)
         return FileSpec(self.document, pipelines, resources, self.dataset, tuple(self.problems))
 
-    def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "value") -> None:
+    def _report(self, code: str, message: str, path: TomlPath, *, hint: str = "", part: str = "") -> None:
         self.converter.report(code, message, path, hint=hint, part=part)
 
     def _check_schema(self, top: Mapping[str, Any]) -> None:
@@ -131,18 +141,32 @@ class _Loader:
                 good[name] = table
         return good
 
+    def _resource_classes(self) -> dict[str, type | None]:
+        """The resources with their classes, `None` where that is unknown; those of malformed names as well."""
+        tables = self.document.data.get("resources", {})
+        if not isinstance(tables, dict):
+            return {"": None}  # there may be any
+        return {
+            name: self.entries.resource_class(table) if isinstance(table, dict) else None
+            for name, table in tables.items()
+        }
+
     def _pipeline(self, name: str, table: Mapping[str, Any]) -> PipelineSpec:
         path: TomlPath = ("pipelines", name)
         plain = {key: value for key, value in table.items() if key not in STAGES}
         allowed = options_of(PipelineOptions)
         for key in [key for key in plain if key not in allowed]:
-            hint = nearest(key, [*allowed, *STAGES])
-            self._report("E101", f"unknown key {key!r} in [pipelines.{name}]", (*path, key), hint=hint, part="key")
+            if key == KEY:
+                self._late((*path, key))
+            else:
+                hint = nearest(key, [*allowed, *STAGES, KEY])
+                self._report("E101", f"unknown key {key!r} in [pipelines.{name}]", (*path, key), hint=hint, part="key")
             del plain[key]
         values = self.converter.table(plain, allowed, path, f"[pipelines.{name}]")
         options = PipelineOptions(**values)
         inputs = self._inputs(options, path)
-        partial = len(inputs) < len(options.inputs) or ("inputs" in plain and "inputs" not in values)
+        baseless = self.document.incomplete or name in self.document.unsound
+        partial = baseless or len(inputs) < len(options.inputs) or ("inputs" in plain and "inputs" not in values)
         fallbacks: dict[str, ComponentSpec] = {}
         stages = {}
         for stage, kind in STAGES.items():
@@ -153,9 +177,15 @@ class _Loader:
                 partial = not self._fallbacks(spec, fallbacks) or partial
         for needed in ("sources", "selector"):
             if needed not in table:
-                self._report("E103", f"[pipelines.{name}] needs the key {needed!r}", path, part="key")
+                if not baseless:
+                    self._report("E103", f"[pipelines.{name}] needs the key {needed!r}", path, part="key")
                 partial = True
-        show = [self._key(shown, (*path, "show", at), Column) for at, shown in enumerate(options.show)]
+        listed = list(options.show)
+        show = [
+            self._key(shown, (*path, "show", at), Column)
+            for at, shown in enumerate(listed)
+            if not (is_special(shown) and self._unresolved((*path, "show"), listed, at))
+        ]
         return PipelineSpec(
             name,
             options,
@@ -166,6 +196,18 @@ class _Loader:
             path,
             partial,
         )
+
+    def _late(self, path: TomlPath) -> None:
+        """Report an `extends` that an override sets."""
+        hint = "write it into the spec; an override can change what was inherited"
+        self._report("E108", "extends cannot be overridden: overrides come after it", path, hint=hint)
+
+    def _unresolved(self, path: TomlPath, entries: list[Any], at: int) -> bool:
+        """Report a list entry that refers to a base which is not there; always true."""
+        mistake = unresolved(self.document, path, entries, at)
+        if mistake is not None and path[1] not in self.document.unsound:
+            self._report("E110", mistake[0], (*path, at), hint=mistake[1])
+        return True
 
     def _inputs(self, options: PipelineOptions, path: TomlPath) -> dict[str, QueryFeature[Any]]:
         inputs = {}
@@ -201,6 +243,8 @@ class _Loader:
             place: TomlPath = (*path, stage, at)
             if not isinstance(entry, str):
                 self._report("E102", f"wanted a string, found {describe(entry)}", place)
+                specs.append(None)
+            elif is_special(entry) and self._unresolved((*path, stage), value, at):
                 specs.append(None)
             elif entry in names:
                 hint = "give one of them a name of its own: [components.<name>] with use = ..."

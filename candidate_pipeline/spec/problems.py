@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 
 from candidate_pipeline.errors import MisconfigurationError
 
-#: Every code and what it stands for. Codes are stable: one is never given a second meaning.
+#: Every code and what it stands for; each has a page in `candidate_pipeline/codes`. Codes are stable: one is never
+#: given a second meaning. E: a mistake, without which nothing runs. W: a warning of `candidate-pipeline check`.
 CODES: Final[Mapping[str, str]] = {
     "E100": "the file is not TOML, or cannot be read",
     "E101": "unknown key",
@@ -20,6 +22,9 @@ CODES: Final[Mapping[str, str]] = {
     "E105": "the name is not well formed, or is used twice",
     "E106": "the schema version is not supported",
     "E107": "the override names nothing in the spec",
+    "E108": "a base that `extends` names cannot be used",
+    "E109": "an environment variable that is missing or does not fit",
+    "E110": "a list entry that refers to a base's list wrongly",
     "E200": "no such component",
     "E201": "the plugin that offers the name could not be loaded",
     "E202": "the component is of another kind than the place it stands in",
@@ -39,7 +44,24 @@ CODES: Final[Mapping[str, str]] = {
     "E309": "a cache whose key leaves out what the component reads",
     "E310": "a pipeline that cannot be part of another",
     "E311": "a setting that has no effect where it stands",
+    "W400": "a component table that nothing uses",
+    "W401": "a resource that nothing uses",
+    "W402": "a component whose output nobody reads",
+    "W403": "a hydrator that could run after selection",
+    "W404": "a score that is overwritten unread",
+    "W405": "a call that may wait for ever",
+    "W406": "an input that nobody reads",
+    "W407": "a setting that nothing comes of",
 }
+
+#: Longer lines are shown around the mistake, and longer messages cut, lest a small file give gigabytes of text.
+_LONGEST_LINE: Final = 240
+_BEFORE: Final = 80
+_LONGEST: Final = 2000
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 @attrs.frozen
@@ -58,7 +80,7 @@ class Location:
 
 @attrs.frozen
 class Problem:
-    """One mistake.
+    """One mistake, or something that `candidate-pipeline check` warns of.
 
     Args:
         code: One of `CODES`.
@@ -69,30 +91,34 @@ class Problem:
     """
 
     code: str = attrs.field(validator=attrs.validators.in_(CODES))
-    message: str
+    message: str = attrs.field(converter=_shortened)
     location: Location
-    hint: str = ""
-    path: str = ""
+    hint: str = attrs.field(default="", converter=_shortened)
+    path: str = attrs.field(default="", converter=_shortened)
+
+    @property
+    def severity(self) -> Literal["error", "warning"]:
+        """Whether it keeps the spec from running."""
+        return "warning" if self.code.startswith("W") else "error"
 
     def render(self) -> str:
         """The problem as text: position, code, message, the line with a caret, the hint."""
-        lines = [f"{self.location}: {self.code} {self.message}"]
+        lines = [_visible(f"{self.location}: {self.code} {self.message}")]
         if self.location.text:
-            gutter = f"{self.location.line:>6} | "
-            shown = self.location.text.rstrip()
-            lead = "".join("\t" if char == "\t" else " " for char in shown[: self.location.column - 1])
-            width = max(1, min(self.location.length, len(shown) - self.location.column + 1))
-            lines += [gutter + shown, f"       | {lead}{'^' * width} {self.hint}".rstrip()]
+            shown, carets = _excerpt(self.location)
+            lines.append(f"{self.location.line:>6} | {shown}")
+            lines.append(f"       | {carets} {_visible(self.hint)}".rstrip())
         elif self.hint:
-            lines.append(f"       = {self.hint}")
+            lines.append(f"       = {_visible(self.hint)}")
         if self.path:
-            lines.append(f"       = at {self.path}")
+            lines.append(f"       = at {_visible(self.path)}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """The problem as plain data, for editors and scripts."""
         return {
             "code": self.code,
+            "severity": self.severity,
             "message": self.message,
             "hint": self.hint,
             "file": self.location.name,
@@ -102,15 +128,53 @@ class Problem:
         }
 
 
+def _excerpt(location: Location) -> tuple[str, str]:
+    """A line as it is shown, of a long one what is around the mistake, and the carets under the mistake."""
+    text, start = location.text.rstrip(), location.column - 1
+    end = max(start + 1, min(start + location.length, len(text)))
+    left, right = "", ""
+    if len(text) > _LONGEST_LINE:
+        first = max(0, min(start - _BEFORE, len(text) - _LONGEST_LINE))
+        last = first + _LONGEST_LINE
+        left, right = "…" if first else "", "…" if last < len(text) else ""
+        text, start, end = text[first:last], start - first, min(end, last) - first
+    shown = "".join(char if char.isprintable() or char == "\t" else "\ufffd" for char in text)
+    lead = "".join("\t" if char == "\t" else " " * _cells(char) for char in left + shown[:start])
+    width = max(1, sum(_cells(char) for char in shown[start:end]))
+    return left + shown + right, lead + "^" * width
+
+
+def _cells(char: str) -> int:
+    """How many columns of a terminal a character takes."""
+    if unicodedata.category(char) in {"Mn", "Me"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in {"W", "F"} else 1
+
+
+def _visible(text: str) -> str:
+    """A text whose control and formatting characters a terminal shows instead of obeying them."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems in the order of the text; one that several pipelines inherit is one problem."""
+    distinct: dict[tuple[object, ...], Problem] = {}
+    for each in problems:
+        distinct.setdefault((each.code, each.message, each.location, each.hint), each)
+    return sorted(
+        distinct.values(),
+        key=lambda found: (found.location.name, found.location.line, found.location.column, found.code),
+    )
+
+
 class SpecError(MisconfigurationError):
     """A spec has mistakes; `problems` holds every one, in the order of the text."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         """Sort and keep the problems."""
-        self.problems = sorted(
-            problems,
-            key=lambda found: (found.location.name, found.location.line, found.location.column, found.code),
-        )
+        self.problems = in_order(problems)
         count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
         super().__init__("\n".join([*(problem.render() for problem in self.problems), f"{count} found"]))
 

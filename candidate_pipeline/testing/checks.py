@@ -97,7 +97,8 @@ def check_component(
     Tables have 0, 1 and many rows and only the columns it declares to read; the query has only the features it
     declares. The answer must be well formed and write only what is declared, the inputs must be unchanged, the same
     query must give the same answer, and, unless the component says `listwise = True` or is a selector, the answer on a
-    reordered table must be the reordered answer.
+    reordered table must be the reordered answer. A filter that has `reason` must give a line of text for every row that
+    it drops, and the same one when asked again.
 
     Args:
         component: The component.
@@ -132,6 +133,9 @@ def _check_once(component: Any, kind: Kind, query: Query, table: Candidates | No
     _require(_same(before, _snapshot(query, table)), component, "changed its input")
     again = run_component(component, query, table, kind=kind)
     _require(_same(_plain(answer), _plain(again)), component, "gave two answers to the same query")
+    if table is not None and kind == "filter" and callable(getattr(component, "reason", None)):
+        _check_reasons(component, query, table, answer)
+        _require(_same(before, _snapshot(query, table)), component, "changed its input in reason")
     if table is None or kind in {"selector", "side_effect"} or getattr(component, "listwise", False):
         return
     order = np.array(data.draw(st.permutations(range(len(table)))), np.intp)
@@ -139,6 +143,16 @@ def _check_once(component: Any, kind: Kind, query: Query, table: Candidates | No
     wanted = {name: array[order] for name, array in _plain(answer).items()}
     message = "answers differently when rows are reordered; say listwise = True if a row's answer depends on others"
     _require(_same(wanted, _plain(moved), TOLERANCE), component, message)
+
+
+def _check_reasons(component: Any, query: Query, table: Candidates, kept: Any) -> None:
+    """Ask a filter why it dropped what it dropped."""
+    for at in np.flatnonzero(~kept).tolist():
+        said = component.reason(query, table.row(at))
+        _require(isinstance(said, str), component, f"gave {said!r:.80} as a reason, wanted text")
+        _require(bool(said.strip()), component, "dropped a row and gave an empty reason")
+        _require("\n" not in said, component, f"gave a reason of several lines: {said!r:.80}")
+        _require(said == component.reason(query, table.row(at)), component, "gave two reasons for the same row")
 
 
 def _require(good: bool, component: Any, what: str) -> None:

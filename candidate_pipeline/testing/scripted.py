@@ -24,8 +24,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from candidate_pipeline.app import App, compose
+from candidate_pipeline.app import App
 from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.composition import compose
 from candidate_pipeline.errors import CandidatePipelineError
 from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.plugin import Kind

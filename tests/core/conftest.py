@@ -423,3 +423,12 @@ def complaints() -> Iterator[list[Any]]:
     yield found
     gc.collect()
     assert found == []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_collections() -> Iterator[None]:
+    """Many tests collect garbage after each example, which takes long where other tests have left a large heap."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

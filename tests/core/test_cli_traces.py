@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from candidate_pipeline import (
 )
 from candidate_pipeline.cli import BUILTIN
 from candidate_pipeline.cli.commands import build_group
+from candidate_pipeline.cli.pictures_run import print_funnel, print_waterfall
 from candidate_pipeline.cli.render import print_explanation, print_outcome
 from candidate_pipeline.testing import run_in_virtual_time
 
@@ -78,41 +80,93 @@ def outcome(make: Any) -> Any:
     return run_in_virtual_time(main())
 
 
-def printed(show: Any) -> list[list[str]]:
-    """The cells of each line of a table as it is printed on a wide terminal."""
+def printed(show: Any, width: int = 110) -> list[str]:
+    """The lines that something prints, bars left out."""
     out = io.StringIO()
-    show(Console(file=out, width=200))
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.getvalue().splitlines() if "│" in line]
+    show(Console(file=out, width=width))
+    return [re.sub(r" *[█▉▊▋▌▍▎▏▐▕▒▓░]+", "", line).rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_the_funnel_says_what_happened(outcome: Any) -> None:
-    """Gates, caches, circuits, fallbacks and refills are told apart, and a nested pipeline stands below its source."""
-    lines = printed(lambda console: print_outcome(console, outcome, 20))
-    shown = [[*line[:2], *line[2:4], line[5]] for line in lines if len(line) == 6]
-    assert shown == [
-        ["sources", "members", "", "0", "closed: toy.guest is True, wanted is False"],
-        ["", "market", "", "3", ""],
-        ["sources", "stall", "", "4", ""],
-        ["filters", "no_fours", "4", "3", ""],
-        ["selector", "all", "3", "3", ""],
-        ["hydrators", "broken", "3", "0", shown[5][4]],
-        ["", "stock", "3", "3", "3 of 3 from the cache"],
-        ["filters", "first", "3", "3", "second took over: OSError: [no] line"],
-        ["", "second", "3", "3", ""],
-        ["selector", "one", "3", "1", ""],
-        ["post_selection_filters", "large", "1", "0", ""],
-        ["selector (refill 1)", "one", "2", "1", ""],
-        ["post_selection_filters (refill 1)", "large", "1", "1", ""],
+def test_the_funnel_says_how_many_are_left(outcome: Any) -> None:
+    """Sources, filters, the selector and refills have their counts and losses; inner ones stand below their source."""
+    lines = printed(lambda console: print_funnel(console, outcome))
+    assert lines == [
+        "",
+        "funnel: 3 rows fetched, 1 of at most 9 in the response",
+        "sources",
+        "  members      0   closed",
+        "  market       3",
+        "    sources",
+        "      stall    4",
+        "    filters",
+        "      no_fours 3 -1",
+        "    selector",
+        "      all      3",
+        "  all sources  3",
+        "filters",
+        "  first        3  second took over",
+        "  second       3",
+        "selector",
+        lines[16],
+        "post selection filters",
+        lines[18],
+        "selector (refill 1)",
+        lines[20],
+        "post selection filters (refill 1)",
+        "  large        1",
+        "response       1",
     ]
-    assert shown[5][4].startswith("skipped: the circuit is open: 2 of 2 calls failed in the last 30s")
+    assert [line.split() for line in (lines[16], lines[18], lines[20])] == [
+        ["one", "1", "-2"],
+        ["large", "0", "-1"],
+        ["one", "1", "-1"],
+    ]
 
 
-def test_what_is_inside_stands_further_to_the_right(outcome: Any) -> None:
-    """Stages and components of a nested pipeline are set off by two spaces."""
-    out = io.StringIO()
-    print_outcome(Console(file=out, width=200), outcome, 20)
-    assert "│   filters " in out.getvalue()
-    assert "│   no_fours " in out.getvalue()
+def test_the_waterfall_says_what_happened(outcome: Any) -> None:
+    """Gates, caches, circuits, fallbacks and refills are told apart, and an inner pipeline stands below its source."""
+    lines = printed(lambda console: print_waterfall(console, outcome))
+    told = [re.sub(r" +0\.0$", "", line) for line in lines]
+    assert told == [
+        "",
+        "waterfall: 0.0 ms",
+        "sources",
+        "  members",
+        "    └ closed: toy.guest is True, wanted is False",
+        "  market",
+        "    sources",
+        "      stall",
+        "    filters",
+        "      no_fours",
+        "    selector",
+        "      all",
+        "hydrators",
+        "  broken",
+        told[14],
+        "  stock",
+        "    └ 3 of 3 from the cache",
+        "filters",
+        "  first",
+        "    └ second took over: OSError: [no] line",
+        "  second",
+        "selector",
+        "  one",
+        "post selection filters",
+        "  large",
+        "selector (refill 1)",
+        "  one",
+        "post selection filters (refill 1)",
+        "  large",
+        "in all",
+    ]
+    assert told[14].startswith("    └ skipped: the circuit is open: 2 of 2 calls failed in the last 30s")
+
+
+def test_rows_come_first_then_the_funnel_then_the_waterfall(outcome: Any) -> None:
+    """The pictures stand below the rows, and between them why the response is short."""
+    text = "\n".join(printed(lambda console: print_outcome(console, outcome, 20)))
+    places = [text.index(part) for part in ("outer: guest True", "funnel:", "1 of at most 9 rows out of", "waterfall:")]
+    assert places == sorted(places)
 
 
 def test_an_open_circuit_is_named_where_the_error_is_another(make: Any) -> None:
@@ -134,8 +188,11 @@ def test_an_open_circuit_is_named_where_the_error_is_another(make: Any) -> None:
             return await app["toy"].run(now=NOW)
 
     outcome = run_in_virtual_time(main())
-    (line,) = [line for line in printed(lambda console: print_outcome(console, outcome, 5)) if "sources" in line]
-    assert line[-1] == "skipped: OSError: no line; its circuit is open"
+    lines = printed(lambda console: print_waterfall(console, outcome))
+    assert [line for line in lines if "└" in line] == [
+        "    └ skipped: OSError: no line",
+        "    └ its circuit is open",
+    ]
 
 
 def test_an_explanation_of_an_item_lost_inside(outcome: Any) -> None:
@@ -165,6 +222,7 @@ def command(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     document = tmp_path / "shop.toml"
     document.write_text(shop.spec + OUTER)
     monkeypatch.setattr("candidate_pipeline.app.installed", lambda: shop.registry)
+    monkeypatch.setattr("candidate_pipeline.cli.check.installed", lambda: shop.registry)
     monkeypatch.setattr("candidate_pipeline.cli.components.installed", lambda: shop.registry)
     monkeypatch.setenv("COLUMNS", "160")
     (tmp_path / "data").mkdir()
@@ -179,7 +237,7 @@ def command(shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_run_prints_what_happened_inside(command: Any) -> None:
-    """`run` prints the nested pipeline's calls, as a table and as JSON."""
+    """`run` prints the nested pipeline's calls, in its pictures and as JSON."""
     text = command("run", "outer", "--config", "SPEC", "--buyer", "3", "--now", "2026-05-01T12:00:00Z")
     assert "  shop.wallet" in text
     assert "market" in text

@@ -463,7 +463,7 @@ RUNS = st.lists(
 
 
 @given(runs=RUNS, limit=st.floats(0, 30), max_pending=st.integers(1, 4))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_every_run_is_counted_once(
     runs: list[tuple[str, float, int, float, int]], limit: float, max_pending: int
 ) -> None:

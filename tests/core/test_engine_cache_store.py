@@ -112,7 +112,7 @@ CALLS = st.tuples(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     calls=st.lists(CALLS, max_size=12),
     ttl=st.integers(1, 20),
@@ -174,7 +174,7 @@ def test_rows_agree_with_a_naive_cache(calls: list[Any], ttl: int, negative: int
 VALUES = st.tuples(st.integers(0, 4), st.integers(0, 9), st.booleans())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(VALUES, max_size=25), st.integers(1, 20), st.integers(0, 20), st.integers(1, 4))
 def test_values_agree_with_a_naive_cache(calls: list[Any], ttl: int, negative: int, room: int) -> None:
     """Whole answers are hit, expire and are evicted as in a naive cache."""

@@ -126,9 +126,11 @@ def test_selected_items_are_explained_on_both_levels(outcome: Any) -> None:
     ]
     assert str(selected).splitlines() == [
         "item 4: selected at rank 1",
+        "  why: rank 1 of 1 by score; top chose 1",
         "  sources: market",
         "  cheap: 4 -> -4, rank 1 -> 1",
         "  in inner:",
+        "      why: rank 1 of 3 by score; top_two chose 2",
         "      sources: stall",
         "      dear: unscored -> 4, rank - -> 1",
     ]

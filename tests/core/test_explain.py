@@ -23,7 +23,8 @@ from candidate_pipeline import (
     rank_order,
     text_ids,
 )
-from candidate_pipeline.explain import ScoreChange, Terms
+from candidate_pipeline.explain import ScoreChange
+from candidate_pipeline.explain_steps import Terms
 from candidate_pipeline.testing import run_in_virtual_time
 
 PRICE = Column("toy.price", np.float32, default=-1)
@@ -120,12 +121,14 @@ def test_explanation_in_words(outcome: Any) -> None:
     """The text names place, sources, each scorer and the parts of the score that change anything."""
     assert str(outcome.explain(1)).splitlines() == [
         "item 1: selected at rank 1",
+        "  why: rank 1 of 7 by score; top_five chose 5",
         "  sources: left",
         "  parts: unscored -> 1, rank - -> 6",
         "  boost: 1 -> 10, rank 6 -> 1",
         "  toy.parts (parts): price +1",
         "  toy.boost (boost): x 10 boost",
         "  toy.ways (boost): ways[0] +1, ways[1] +1",
+        "  not explained by terms (boost): -2",
     ]
     assert "x 1\n" in str(outcome.explain(7)) + "\n"
 

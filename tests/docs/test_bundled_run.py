@@ -31,11 +31,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, check=False)
 
 
-def test_run_prints_a_full_readable_feed_and_the_funnel() -> None:
-    """`run for_you` prints ranked posts with text and author, and what every component did."""
+def test_run_prints_a_full_readable_feed_and_the_pictures() -> None:
+    """`run for_you` prints ranked posts with text and author, the funnel of candidates, and when each component ran."""
     done = run("run", "for_you")
     assert done.returncode == 0, done.stderr
-    assert "funnel" in done.stdout
+    places = [done.stdout.index(part) for part in ("for_you: viewer", "funnel:", "waterfall:", "reports")]
+    assert places == sorted(places)
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
     for name in ("thunder", "retrieval", "feed.blocked_authors", "ranker", "weighted", "diversity", "out_of_network"):
         assert name in done.stdout
     assert "favorite" in done.stdout

@@ -114,5 +114,5 @@ def test_both_readme_commands_start_with_pip_install_uv() -> None:
     """The README has exactly the two commands for a fresh machine, ready to be copied."""
     assert re.findall(r"^ +(pip install uv .*)$", README, re.MULTILINE) == [
         "pip install uv && uv run candidate-pipeline run for_you",
-        "pip install uv && uv run pytest",
+        "pip install uv && uv run pytest -n auto",
     ]

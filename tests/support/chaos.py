@@ -7,7 +7,7 @@ import datetime as dt
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -32,6 +32,7 @@ from candidate_pipeline import (
     rank_order,
 )
 from candidate_pipeline.components import METHODS
+from candidate_pipeline.observe import Observer
 
 VIEWER = QueryFeature("chaos.viewer", int)
 MOOD = QueryFeature("chaos.mood", str, default="calm")
@@ -221,7 +222,7 @@ def _inner(chaos: Chaos, name: str, base: int) -> Any:
     )[name]
 
 
-def pipeline(chaos: Chaos, resources: list[Shelf]) -> App:
+def pipeline(chaos: Chaos, resources: list[Shelf], observers: Sequence[Observer] = ()) -> App:
     """The application, with one pipeline called `main`."""
     make = chaos.component
     nested, spare = _inner(chaos, "nested", 500), _inner(chaos, "spare", 900)
@@ -235,6 +236,7 @@ def pipeline(chaos: Chaos, resources: list[Shelf]) -> App:
     return compose(
         "main",
         resources=resources,
+        observers=observers,
         inputs={"viewer": VIEWER, "mood": MOOD},
         query_hydrators=[
             make(

@@ -10,12 +10,13 @@ import numpy as np
 from annotated_types import Gt
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.options import Doc
 from candidate_pipeline.query import Query
 from candidate_pipeline_feed.keys import CREATED_AT
+from candidate_pipeline_feed.words import span
 
 
 @attrs.frozen
@@ -41,3 +42,14 @@ class Age:
         created, now = candidates[CREATED_AT], query.now_ms
         oldest = now - self.max_age // dt.timedelta(milliseconds=1)
         return candidates.valid(CREATED_AT) & (created >= oldest) & (created <= now)
+
+    def reason(self, query: Query, row: Row) -> str:
+        """How old the post is, and how old it may be."""
+        created = row[CREATED_AT]
+        if created is None:
+            return "nobody knows when it was posted"
+        age = query.now_ms - created
+        if age < 0:
+            return f"posted {span(-age)} after the request's clock"
+        longest = span(self.max_age // dt.timedelta(milliseconds=1))
+        return f"posted {span(age)} before the request; at most {longest} are kept"

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import ITEM_ID, Key
 from candidate_pipeline.query import Query
@@ -33,3 +33,13 @@ class AlreadySeen:
         for related in (REPOST_OF, REPLY_TO):
             seen |= candidates.valid(related) & member(candidates[related], seen_ids)
         return ~seen
+
+    def reason(self, query: Query, row: Row) -> str:
+        """What of it was seen."""
+        related = {
+            "seen before": row[ITEM_ID],
+            "it reposts post {}, which was seen before": row[REPOST_OF],
+            "it answers post {}, which was seen before": row[REPLY_TO],
+        }
+        said = (words.format(post) for words, post in related.items() if post in query[SEEN_IDS])
+        return next(said)

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.query import Query
@@ -36,3 +36,17 @@ class BlockedAuthors:
         for people in (AUTHOR_ID, REPOST_AUTHOR_ID, QUOTE_AUTHOR_ID):
             drop |= candidates.valid(people) & member(candidates[people], apart)
         return ~drop
+
+    def reason(self, query: Query, row: Row) -> str:
+        """Who keeps whom away."""
+        people = {
+            "its author": row[AUTHOR_ID],
+            "the author of the original that it reposts": row[REPOST_AUTHOR_ID],
+            "the author of the post that it quotes": row[QUOTE_AUTHOR_ID],
+        }
+        for who, person in people.items():
+            if person in query[BLOCKS]:
+                return f"{who}, {person}, is blocked by the viewer"
+            if person in query[BLOCKED_BY]:
+                return f"{who}, {person}, blocks the viewer"
+        return f"its author, {row[AUTHOR_ID]}, is muted by the viewer"

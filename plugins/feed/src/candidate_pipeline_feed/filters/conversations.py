@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import ITEM_ID, SCORE, Key
 from candidate_pipeline.ordering import rank_order
@@ -33,12 +33,27 @@ class DedupConversation:
 
     def keep(self, query: Query, candidates: Candidates, ctx: Context) -> NDArray[np.bool_]:
         """Which rows to keep, bool `[n]`."""
-        conversations = original_ids(candidates)
-        for row in np.flatnonzero(candidates.valid(ANCESTORS)).tolist():
-            if candidates[ANCESTORS][row]:
-                conversations[row] = min(candidates[ANCESTORS][row])
+        conversations = _conversations(candidates)
         order = rank_order(candidates)
         _, best = np.unique(conversations[order], return_index=True)
         kept = np.zeros(len(candidates), np.bool_)
         kept[order[best]] = True
         return kept
+
+    def reason(self, query: Query, row: Row) -> str:
+        """Which post of the conversation is better."""
+        candidates = row.candidates
+        conversations = _conversations(candidates)
+        conversation = conversations[row.at]
+        order = rank_order(candidates)
+        best = order[conversations[order] == conversation][0]
+        return f"post {candidates[ITEM_ID][best]} of the same conversation ({conversation}) ranked higher"
+
+
+def _conversations(candidates: Candidates) -> NDArray[np.int64]:
+    """The conversation of each post, int64 `[n]`."""
+    conversations = original_ids(candidates)
+    for row in np.flatnonzero(candidates.valid(ANCESTORS)).tolist():
+        if candidates[ANCESTORS][row]:
+            conversations[row] = min(candidates[ANCESTORS][row])
+    return conversations

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.options import Doc
@@ -38,3 +38,9 @@ class CoreData:
             return known
         texts = (bool(text) and not text.isspace() for text in candidates[TEXT])
         return known & candidates.valid(TEXT) & np.fromiter(texts, np.bool_, len(candidates))
+
+    def reason(self, query: Query, row: Row) -> str:
+        """What is missing."""
+        if not row[AUTHOR_ID]:
+            return "nobody knows who posted it"
+        return "it has no text" if row[TEXT] is None else "its text is blank"

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import ITEM_ID, Key
 from candidate_pipeline.query import Query
@@ -37,3 +37,16 @@ class DropDuplicates:
         kept = np.zeros(len(candidates), np.bool_)
         kept[first] = True
         return kept
+
+    def reason(self, query: Query, row: Row) -> str:
+        """Which post shows the same and came first."""
+        originals, ids = original_ids(row.candidates), row.candidates[ITEM_ID]
+        original, item = originals[row.at], ids[row.at]
+        first = ids[np.flatnonzero(originals == original)[0]]
+        if first == item:
+            return "the same post came before, from another source or twice from one"
+        if item == original:
+            return f"post {first}, a repost of it, came before it"
+        return f"a repost of post {original}, " + (
+            "which came before it" if first == original else f"as is post {first}, which came before it"
+        )

@@ -8,12 +8,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.query import Query
 from candidate_pipeline_feed.keys import MUTED_KEYWORDS, TEXT
-from candidate_pipeline_feed.text_match import matcher
+from candidate_pipeline_feed.text_match import matcher, tokens
 
 
 @attrs.frozen
@@ -35,3 +35,9 @@ class MutedKeywords:
             return np.ones(len(candidates), np.bool_)
         free = (not muted.matches(text) for text in candidates[TEXT])
         return np.fromiter(free, np.bool_, len(candidates))
+
+    def reason(self, query: Query, row: Row) -> str:
+        """The words that are in the text."""
+        found = [keyword for keyword in query[MUTED_KEYWORDS] if matcher((keyword,)).matches(row[TEXT])]
+        named = [f"muted {'phrase' if len(tokens(keyword)) > 1 else 'word'} '{keyword}'" for keyword in found]
+        return f"the text holds the {' and the '.join(named)}".replace("\n", " ")

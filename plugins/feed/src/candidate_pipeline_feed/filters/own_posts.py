@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.query import Query
@@ -25,3 +25,7 @@ class OwnPosts:
         """Which rows to keep, bool `[n]`."""
         own: NDArray[np.bool_] = candidates.valid(AUTHOR_ID) & (candidates[AUTHOR_ID] == query[VIEWER_ID])
         return ~own
+
+    def reason(self, query: Query, row: Row) -> str:
+        """Whose it is."""
+        return f"the viewer, {query[VIEWER_ID]}, posted it"

@@ -8,7 +8,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline.candidates import Candidates
+from candidate_pipeline.candidates import Candidates, Row
 from candidate_pipeline.components import Context
 from candidate_pipeline.keys import Key
 from candidate_pipeline.query import Query
@@ -36,3 +36,10 @@ class SubscribersOnly:
         may_read: NDArray[np.bool_] = known & (member(sellers, query[SUBSCRIPTIONS]) | (sellers == query[VIEWER_ID]))
         public: NDArray[np.bool_] = ~(candidates.valid(SUBSCRIBER_ONLY) & candidates[SUBSCRIBER_ONLY])
         return public | may_read
+
+    def reason(self, query: Query, row: Row) -> str:
+        """Whose subscribers it is for."""
+        author = row[AUTHOR_ID] if row[REPOST_AUTHOR_ID] is None else row[REPOST_AUTHOR_ID]
+        if author is None:
+            return "it is for subscribers, and nobody knows of whom"
+        return f"it is for subscribers of {author}, to whom the viewer does not subscribe"

@@ -87,6 +87,11 @@ class DwellRegret:
                 if not math.isfinite(value):
                     raise MisconfigurationError(f"{option}.{head}: wanted a finite number, found {value}")
 
+    @property
+    def in_effect(self) -> Mapping[str, Mapping[str, float]]:
+        """The published alphas and weights with those that are set over them."""
+        return {"alphas": {**ENGAGEMENT, **self.alphas}, "weights": {**REGRET, **self.weights}}
+
     def score(self, query: Query, candidates: Candidates, ctx: Context) -> Patch:
         """Compute the scores, in float64."""
         heads = [head for head in ("dwell_time", *ENGAGEMENT, *REGRET) if head in candidates.labels(PREDICTIONS)]

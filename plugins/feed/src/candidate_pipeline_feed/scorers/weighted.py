@@ -123,6 +123,16 @@ class Weighted:
         return result
 
     @property
+    def in_effect(self) -> Mapping[str, Any]:
+        """The numbers of the preset with those that are set over them."""
+        return {
+            "weights": {head: self.resolved.weights.get(head, 0.0) for head in PREDICTABLE},
+            "offset": self.resolved.offset,
+            "max_viewer_followers": self.resolved.max_viewer_followers,
+            "mutual_reply_boost": self.resolved.mutual_reply_boost,
+        }
+
+    @property
     def reads(self) -> tuple[Key, ...]:
         """Predictions, and what the rules of actions with a weight ask for."""
         keys: list[Key] = [PREDICTIONS]
@@ -148,7 +158,8 @@ class Weighted:
         terms = np.zeros((len(candidates), len(heads)), np.float64)
         for place, head in enumerate(heads):
             cells = np.where(predicted, candidates.label(PREDICTIONS, head), 0).astype(np.float64)
-            terms[:, place] = cells * self._weight(head, query, candidates)
+            with np.errstate(invalid="ignore"):  # a weight of 0 times a prediction that is not finite
+                terms[:, place] = cells * self._weight(head, query, candidates)
         with np.errstate(invalid="ignore", over="ignore"):
             net = terms.sum(axis=1)
             positive, negative = sums(self.resolved.weights, PREDICTABLE if upstream else heads)
@@ -156,7 +167,7 @@ class Weighted:
             parts = np.column_stack([terms, total - net]).astype(np.float32)
             scores = total.astype(np.float32)
         if upstream:
-            scored, explained = np.ones(len(scores), np.bool_), ~np.isnan(parts).any(axis=1)
+            scored, explained = np.ones(len(scores), np.bool_), np.isfinite(parts).all(axis=1)
         else:
             scored = self._scorable(predicted, heads, candidates, ctx)
             scored = explained = scored & np.isfinite(scores) & np.isfinite(parts).all(axis=1)

@@ -1,0 +1,1 @@
+"""Following a config as it changes, without a request noticing."""

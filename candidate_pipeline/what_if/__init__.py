@@ -1,0 +1,1 @@
+"""Captured requests, ranked again under other settings, and what moved and why."""

@@ -1,0 +1,190 @@
+"""Values that a spec takes from the environment stand in no trace, log or span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import attrs
+import numpy as np
+import pytest
+import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
+
+from candidate_pipeline import (
+    ITEM_ID,
+    App,
+    Candidates,
+    Context,
+    MisconfigurationError,
+    Outcome,
+    Plugin,
+    Query,
+    Registry,
+    RequestError,
+    load_document,
+    rank_order,
+)
+from candidate_pipeline.observers.log import RequestLog
+from candidate_pipeline.observers.opentelemetry import OpenTelemetryObserver
+from candidate_pipeline.secrecy import HIDDEN, Secrets
+from candidate_pipeline.spec.document import Document
+
+SECRET = "redis://user:hunter2@db"  # noqa: S105 - of a test
+
+
+@attrs.frozen
+class Store:
+    """A resource that tells too much when it cannot be opened."""
+
+    url: str
+    broken: bool = False
+
+    def open(self) -> None:
+        if self.broken:
+            raise ConnectionError(f"cannot reach {self.url}")
+
+    def close(self) -> None:
+        raise ConnectionError(f"cannot leave {self.url}")
+
+
+@attrs.frozen
+class Rows:
+    """A source that answers."""
+
+    reads: ClassVar = ()
+    writes: ClassVar = (ITEM_ID,)
+
+    def fetch(self, query: Query, ctx: Context) -> Candidates:
+        return Candidates.of(ITEM_ID(np.arange(3)))
+
+
+@attrs.frozen
+class Told:
+    """A source that tells too much when it fails."""
+
+    store: Store
+
+    reads: ClassVar = ()
+    writes: ClassVar = (ITEM_ID,)
+
+    def fetch(self, query: Query, ctx: Context) -> Candidates:
+        raise ConnectionError(f"no answer from {self.store.url}")
+
+
+@attrs.frozen
+class Sent:
+    """A side effect that tells too much when it fails."""
+
+    store: Store
+
+    reads: ClassVar = ()
+
+    def run(self, query: Query, outcome: Outcome, ctx: Context) -> None:
+        raise ConnectionError(f"no answer from {self.store.url}")
+
+
+@attrs.frozen
+class Best:
+    """A selector that takes all."""
+
+    reads: ClassVar = ()
+
+    def select(self, query: Query, candidates: Candidates, ctx: Context) -> Any:
+        return rank_order(candidates)
+
+
+REGISTRY = Registry(
+    [
+        Plugin(
+            "toy",
+            components={
+                "resource": {"store": Store},
+                "source": {"rows": Rows, "told": Told},
+                "selector": {"best": Best},
+                "side_effect": {"sent": Sent},
+            },
+        )
+    ]
+)
+
+SPEC = """
+schema = 1
+[pipelines.feed]
+sources = ["toy.rows", "told"]
+selector = "toy.best"
+side_effects = ["sent"]
+[components.told]
+use = "toy.told"
+run = { on_error = "skip" }
+[components.sent]
+use = "toy.sent"
+run = { retries = 0 }
+[resources.store]
+use = "toy.store"
+url = { env = "TOY_URL" }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _url(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The secret in its variable, and logs of every level, whatever commands in other tests have set."""
+    monkeypatch.setenv("TOY_URL", SECRET)
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
+
+
+def app_of(*changes: tuple[str, str], observers: Any = ()) -> App:
+    """The toy's application with parts of its spec replaced."""
+    text = SPEC
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return load_document(Document(text), registry=REGISTRY, observers=observers)
+
+
+def test_traces_logs_and_spans_hide_it() -> None:
+    """What a failing component, side effect or closing resource tells of a secret is hidden wherever it is kept."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with capture_logs() as logged:
+        with app_of(observers=[RequestLog(), OpenTelemetryObserver(provider)]) as app:
+            outcome = app["feed"].run_sync()
+        told = [entry.error for entry in outcome.trace if entry.component == "told"]
+    assert told == [f"ConnectionError: no answer from {HIDDEN}"]
+    assert {"component failed", "request", "side effect failed", "closing a resource failed"} <= {
+        entry["event"] for entry in logged
+    }
+    assert SECRET not in repr(logged)
+    assert HIDDEN in repr(logged)
+    assert not any(isinstance(entry.get("exc_info"), BaseException) for entry in logged)
+    spans = "".join(span.to_json() for span in exporter.get_finished_spans())
+    assert SECRET not in spans
+    assert spans.count(f"no answer from {HIDDEN}") >= 4  # messages and tracebacks of both
+
+
+def test_a_failed_request_hides_it() -> None:
+    """A request that fails says why without the secret."""
+    with capture_logs(), app_of(('"skip"', '"fail"')) as app, pytest.raises(RequestError) as raised:
+        app["feed"].run_sync()
+    assert SECRET not in str(raised.value)
+    assert HIDDEN in str(raised.value)
+
+
+def test_a_resource_that_does_not_open_hides_it() -> None:
+    """The message of a resource that cannot be opened holds no secret."""
+    with pytest.raises(MisconfigurationError) as raised:
+        app_of(("url =", "broken = true\nurl =")).__enter__()
+    assert f"cannot reach {HIDDEN}" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_longer_secrets_are_hidden_first() -> None:
+    """A secret that is part of another leaves nothing of the longer one; short texts are settings and stay."""
+    secrets = Secrets(["token", "token-2", "abc", ""])
+    assert secrets.hide("token-2, token, abc") == f"{HIDDEN}, {HIDDEN}, abc"
