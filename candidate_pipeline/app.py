@@ -133,7 +133,9 @@ class App:
         self._runner: asyncio.Runner | None = None
         self._drain = drain
         self._observers = tuple(observers)
-        self.captures = None if captures is None else CaptureWriter(captures, built.secrets, captured)
+        self.captures = (
+            None if captures is None else CaptureWriter(captures, built.secrets, captured or CaptureCounts())
+        )
         self._opening = asyncio.Lock()
         for name in only or ():
             self[name]

@@ -96,8 +96,7 @@ class _Builder:
             self.plans[name] = None
             spec = self.spec.pipelines[name]
             inside = [self._inside(each, path, (*chain, name)) for each, path in inner_pipelines(spec)]
-            if all(inside):
-                self.plans[name] = self._pipeline(spec)
+            self.plans[name] = self._pipeline(spec, whole=all(inside))
         return self.plans[name]
 
     def _inside(self, name: str, path: TomlPath, chain: tuple[str, ...]) -> bool:
@@ -108,7 +107,9 @@ class _Builder:
         if name not in self.spec.pipelines:
             if not self.spec.document.incomplete and self.spec.document.lacks("pipelines", name):  # else a base has it
                 others = [other for other in self.spec.pipelines if other not in chain]
-                self._report("E310", f"no pipeline {name!r}", path, nearest(name, others))
+                self._report(
+                    "E310", f"no pipeline {name!r}", path, nearest(name, others) or f"add a table [pipelines.{name}]"
+                )
             return False
         return self._plan(name, chain) is not None
 
@@ -153,7 +154,8 @@ class _Builder:
                 self._report("E204", f"{spec.name} ({spec.ref.name}) refused its options: {error}", spec.path)
             return None
 
-    def _pipeline(self, spec: PipelineSpec) -> Plan | None:
+    def _pipeline(self, spec: PipelineSpec, *, whole: bool) -> Plan | None:
+        """A pipeline's plan; what is wrong with it is found even if a pipeline inside it is missing."""
         before = len(self.problems)
         members = [
             self._member(component, stage, place_of(spec, stage, component))
@@ -164,7 +166,7 @@ class _Builder:
             name: self._member(component, "scorers", place_of(spec, "fallbacks", component))
             for name, component in spec.fallbacks.items()
         }
-        top_up = None if spec.options.top_up is None else self.plans[spec.options.top_up]
+        top_up = None if spec.options.top_up is None else self.plans.get(spec.options.top_up)
         compiler = Compiler(
             name=spec.name,
             options=spec.options,
@@ -175,7 +177,7 @@ class _Builder:
             path=spec.path,
             show=spec.show,
             top_up=top_up,
-            partial=spec.partial or None in members or None in fallbacks.values(),
+            partial=not whole or spec.partial or None in members or None in fallbacks.values(),
             document=self.spec.document,
         )
         plan = compiler.compile()

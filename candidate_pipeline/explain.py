@@ -249,7 +249,8 @@ def lost_inside(outcome: Outcome, component: str, found: Explanation) -> Explana
         filled = int(np.count_nonzero(outcome.selected[TOPPED_UP]))
         reason = f"{component} offered it to fill the response, at place {found.rank}; there was room for {filled}"
     else:
-        errors = (entry.error for entry in outcome.trace if component.startswith(entry.component) and entry.error)
+        names = {component, component.removesuffix(" (2)")}  # of a name that stands twice, as source and as top-up
+        errors = (entry.error for entry in outcome.trace if entry.component in names and entry.error)
         reason = f"{component} returned it, but its answer was not used: {next(errors, 'it failed')}"
     return attrs.evolve(
         found,

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import attrs
 
+from candidate_pipeline.engine.gates import without_values
+
 if TYPE_CHECKING:
     from candidate_pipeline.engine.plan import Node, Plan
     from candidate_pipeline.engine.runtime import Runtime
@@ -66,7 +68,11 @@ class RequestInfo:
         return self.plan.name
 
     def hide(self, text: str) -> str:
-        """A text, such as that of an exception, without the values that the spec takes from the environment."""
+        """A text, such as that of an exception, as it may leave the process.
+
+        The values are taken out that the spec takes from the environment, and those of features that closed a gate.
+        """
+        text = without_values(text)
         return text if self.runtime is None else self.runtime.secrets.hide(text)
 
 

@@ -18,7 +18,7 @@ from candidate_pipeline.cli.run import Format
 from candidate_pipeline.cli.setup import console, print_json, quiet_logs
 from candidate_pipeline.errors import CaptureError, MisconfigurationError, RequestError
 from candidate_pipeline.what_if.answers import Live
-from candidate_pipeline.what_if.capture import Capture, captures_in
+from candidate_pipeline.what_if.capture import Capture, capture_paths
 from candidate_pipeline.what_if.diff import Diff
 from candidate_pipeline.what_if.diff import diff as compare
 from candidate_pipeline.what_if.ranking import Ranking
@@ -54,20 +54,20 @@ def diff(
         raise MisconfigurationError("nothing to compare with: name a second spec, or change the first with --set")
     other = before if after is None else after
     with Console(stderr=True, quiet=output is Format.json).status("ranking the captures again"):
-        requests = list(captures_in(captures))
-        if not requests:
+        paths = capture_paths(captures)
+        if not paths:
             raise CaptureError(f"{captures}: no captures; record some with Captures(folder), or run --capture")
         one = load(before, data=data, only=())
         two = load(other, data=data, sets=sets or (), only=())
-        answers = asyncio.run(_compared(one, two, requests, _Way(tuple(reuse or ()), live.value, top)))
+        answers = asyncio.run(_compared(one, two, paths, _Way(tuple(reuse or ()), live.value, top)))
     diffs = [answer.diff for answer in answers if answer.diff is not None]
     failures = [answer for answer in answers if answer.diff is None]
     title = f"before: {before}; after: {other}" + "".join(f" --set {each}" for each in sets or ())
     if output is Format.json:
         result = [
-            {"capture": str(answer.capture.path), "request_id": answer.capture.request_id, "error": answer.error}
+            {"capture": str(answer.path), "request_id": answer.request_id, "error": answer.error}
             if answer.diff is None
-            else {"capture": str(answer.capture.path), **answer.diff.as_dict()}
+            else {"capture": str(answer.path), **answer.diff.as_dict()}
             for answer in answers
         ]
         print_json({"before": str(before), "after": str(other), "sets": sets or [], "requests": result})
@@ -80,8 +80,7 @@ def diff(
     if failures:
         first = failures[0]
         raise RequestError(
-            f"{len(failures)} of {len(answers)} captures could not be ranked again; "
-            f"{first.capture.path or first.capture.request_id}: {first.error}"
+            f"{len(failures)} of {len(answers)} captures could not be ranked again; {first.path}: {first.error}"
         )
 
 
@@ -89,7 +88,8 @@ def diff(
 class _Answer:
     """What came of one capture."""
 
-    capture: Capture
+    path: Path
+    request_id: str | None = None
     diff: Diff | None = None
     texts: dict[int, str] = attrs.field(factory=dict)
     live: tuple[str, ...] = ()
@@ -105,19 +105,24 @@ class _Way:
     top: int | None
 
 
-async def _compared(one: App, two: App, captures: Sequence[Capture], way: _Way) -> list[_Answer]:
+async def _compared(one: App, two: App, paths: Sequence[Path], way: _Way) -> list[_Answer]:
     async with one, two:
-        return [await _answer(one, two, capture, way) for capture in captures]
+        return [await _answer(one, two, path, way) for path in paths]
 
 
-async def _answer(one: App, two: App, capture: Capture, way: _Way) -> _Answer:
+async def _answer(one: App, two: App, path: Path, way: _Way) -> _Answer:
+    """What came of a capture; one that cannot be read or ranked does not keep the others from being compared."""
+    request_id = None
     try:
+        capture = Capture.read(path)
+        request_id = capture.request_id
         left = await Replayer(one, capture, reuse=way.reuse, live=way.live).run()
         right = await Replayer(two, capture, reuse=way.reuse, live=way.live).run()
     except (CaptureError, RequestError) as error:
-        return _Answer(capture, error=str(error))
+        return _Answer(path, request_id, error=str(error).removeprefix(f"{path}: "))
     return _Answer(
-        capture,
+        path,
+        request_id,
         compare(Ranking.of(left), Ranking.of(right), way.top),
         shown_texts(left) | shown_texts(right),
         (*left.live, *right.live),

@@ -197,6 +197,8 @@ def _print(out: Console, results: _Results, limit: int) -> None:
         )
         if len(done) == 1 and done[0].identical:
             out.print("the replay is the recorded ranking, to the last bit")
+        if len(done) > 1 and (same := sum(each.identical for each in done)):
+            out.print(f"{same} of {len(done)} replays are the recorded rankings, to the last bit")
         if len(done) > 1:
             _print_summary(out, ReplaySummary.of([each.difference for each in done]))
     live = dict.fromkeys(name for each in done for name in each.outcome.live)
@@ -265,6 +267,8 @@ def _swap(
             if not found:
                 raise
             status = _INTERRUPTED
+        finally:
+            quiet_logs()
     if output is Format.json:
         print_json(found[0].as_dict())
     else:

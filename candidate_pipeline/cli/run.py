@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,11 @@ import typer
 from candidate_pipeline.app import Pipeline, load
 from candidate_pipeline.cli.render import print_explanation, print_outcome, print_reports
 from candidate_pipeline.cli.setup import console, print_json, quiet_logs
+from candidate_pipeline.components import ReportValue
 from candidate_pipeline.errors import RequestError
+from candidate_pipeline.explain import Explanation
 from candidate_pipeline.keys import QueryFeature
+from candidate_pipeline.outcome import Outcome
 from candidate_pipeline.spec.problems import nearest
 from candidate_pipeline.what_if.capture import Captures
 
@@ -94,7 +97,22 @@ def run(
         if explain:
             result["explanations"] = [explanation.as_dict() for explanation in explanations]
         print_json(result)
-        return
+    else:
+        _print(outcome, explanations, times, reports, limit)
+        if recorded is not None:
+            console().print(f"recorded in {recorded}", markup=False)
+    if capture is not None and recorded is None:
+        raise RequestError(f"the request was answered, but not recorded in {capture}: the warning above says why")
+
+
+def _print(
+    outcome: Outcome,
+    explanations: Sequence[Explanation],
+    times: Sequence[float],
+    reports: Mapping[str, Mapping[str, ReportValue]],
+    limit: int,
+) -> None:
+    repeat = len(times)
     if not explanations:
         print_outcome(console(), outcome, limit)
         print_reports(console(), reports)
@@ -102,8 +120,6 @@ def run(
         console().print(f"served {repeat} times: {', '.join(f'{time:.0f}' for time in times)} ms")
     for explanation in explanations:
         print_explanation(console(), explanation)
-    if recorded is not None:
-        console().print(f"recorded in {recorded}", markup=False)
 
 
 # Options that are not the command's own are the pipeline's inputs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from candidate_pipeline.spec.problems import nearest
 #: Called as `report(code, message, hint, place)`, the place within the `when` table.
 GateReport = Callable[[str, str, str, TomlPath], None]
 
+#: The value that a condition met, in what `Condition.why_closed` says.
+_VALUE: Final = re.compile(r"(?<= is )[^\n]{1,60}(?=, wanted (?:is|not|in|min|max|min_length) )")
 _PLAIN: Final = (bool, int, float, str)
 
 
@@ -69,6 +72,11 @@ def why_closed(gates: Iterable[Condition], query: Query) -> str | None:
         if why is not None:
             return why
     return None
+
+
+def without_values(text: str) -> str:
+    """A text that may tell why a gate is closed, without the values of query features: they may be private."""
+    return _VALUE.sub("***", text) if ", wanted " in text else text
 
 
 def conditions_of(

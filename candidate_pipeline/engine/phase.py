@@ -26,6 +26,7 @@ from candidate_pipeline.engine.failures import (
     undeclared_read,
     why_failed,
 )
+from candidate_pipeline.engine.gates import without_values
 from candidate_pipeline.engine.inline import Answer, Check, Unfinished, call_inline
 from candidate_pipeline.engine.plan import Node
 from candidate_pipeline.engine.threads import FullError, Job
@@ -372,7 +373,7 @@ class _Call:
             pipeline=calls.plan.name,
             component=node.name,
             stage=node.stage,
-            error=why,
+            error=without_values(why),
             then=f"fallback {fallback.name}" if fallback else policy,
         )
         if calls.recorder is not None and not isinstance(error, FailedFeatureError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
@@ -97,6 +98,7 @@ class Runtime:
         observers: What sees every request.
         secrets: What no trace and no log may hold.
         generation: How often the application had been reloaded.
+        number: Tells which of two of this process was made later.
         background: Side effects after the response.
         watching: Tells the observers what happens, if there are any.
     """
@@ -104,6 +106,7 @@ class Runtime:
     observers: tuple[Observer, ...] = attrs.field(default=(), converter=checked_observers)
     secrets: Secrets = NO_SECRETS
     generation: int = 0
+    number: int = attrs.field(factory=itertools.count().__next__, init=False)
     background: Background = attrs.field(init=False)
     watching: Observers | None = attrs.field(init=False)
     _states: dict[Plan, PlanState] = attrs.field(factory=dict)
@@ -116,7 +119,7 @@ class Runtime:
 
     @watching.default
     def _watching(self) -> Observers | None:
-        return Observers(self.observers) if self.observers else None
+        return Observers(self.observers, self.secrets) if self.observers else None
 
     def state(self, plan: Plan) -> PlanState:
         """A plan's state, made on its first request."""

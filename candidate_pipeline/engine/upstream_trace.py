@@ -51,7 +51,8 @@ def upstream_trace(trace: Trace) -> dict[str, Any]:
 
 def _stage(trace: Trace, entries: Sequence[ComponentTrace]) -> dict[str, Any]:
     stage = entries[0].stage
-    closed = {entry.component for entry in entries if entry.status == "closed"}
+    spares = {entry.by for entry in entries if entry.by}  # which are not listed in the stage
+    closed = {entry.component for entry in entries if entry.status == "closed"} - spares
     total = trace.listed.get(stage, len({entry.component for entry in entries}))
     start = min(entry.started_ms for entry in entries)
     end = max(entry.started_ms + entry.elapsed_ms for entry in entries)

@@ -16,6 +16,7 @@ import structlog
 from candidate_pipeline.engine.trace import ComponentTrace, Trace
 from candidate_pipeline.errors import MisconfigurationError
 from candidate_pipeline.observe import CallInfo, CallObserver, Observer, RequestInfo, RequestObserver
+from candidate_pipeline.secrecy import NO_SECRETS, Secrets
 
 if TYPE_CHECKING:
     from candidate_pipeline.outcome import Outcome
@@ -44,9 +45,11 @@ class Observers:
 
     Args:
         observers: The observers.
+        secrets: What no log may hold; an error that an observer raises may have a component's as its context.
     """
 
     observers: tuple[Observer, ...] = attrs.field(default=(), converter=checked_observers)
+    secrets: Secrets = NO_SECRETS
     _complained: set[int] = attrs.field(factory=set, init=False)
 
     def watch(self, request: RequestInfo) -> Watch | None:
@@ -66,12 +69,12 @@ class Observers:
             if id(observer) not in self._complained:
                 self._complained.add(id(observer))
                 name, method = type(observer).__name__, getattr(hook, "__qualname__", repr(hook))
-                log.exception(
+                log.error(  # noqa: TRY400
                     "an observer raised; the request goes on, and it will not be reported again",
                     observer=name,
                     method=method,
-                    error=f"{type(error).__name__}: {error}",
-                    exc_info=error,
+                    error=self.secrets.hide(f"{type(error).__name__}: {error}"),
+                    **self.secrets.logged(error),
                 )
             return None
 

@@ -46,21 +46,21 @@ class _Line(RequestObserver):
     request: RequestInfo
 
     def finished(self, outcome: Outcome) -> None:
-        self.logger.info("request", status="ok", **facts(outcome.trace))
+        self.logger.info("request", status="ok", **facts(outcome.trace, self.request))
 
     def failed(self, error: BaseException, trace: Trace) -> None:
         message = self.request.hide(str(error) if isinstance(error, CandidatePipelineError) else repr(error))
         found = {"error": message, "error_type": type(error).__name__}
         if component := getattr(error, "component", ""):
             found["component"] = component
-        self.logger.error("request", status="failed", **facts(trace), **found)
+        self.logger.error("request", status="failed", **facts(trace, self.request), **found)
 
     def cancelled(self, trace: Trace) -> None:
-        self.logger.info("request", status="cancelled", **facts(trace))
+        self.logger.info("request", status="cancelled", **facts(trace, self.request))
 
 
-def facts(trace: Trace) -> dict[str, Any]:
-    """What a line says about a trace."""
+def facts(trace: Trace, request: RequestInfo) -> dict[str, Any]:
+    """What a line says about a request's trace."""
     said: dict[str, Any] = {
         "pipeline": trace.pipeline,
         "request_id": trace.request_id,
@@ -71,14 +71,14 @@ def facts(trace: Trace) -> dict[str, Any]:
         "dropped": trace.dropped,
         "selected": trace.selected,
     }
-    if skipped := {entry.component: entry.error for entry in trace if entry.status == "skipped"}:
+    if skipped := {entry.component: request.hide(entry.error) for entry in trace if entry.status == "skipped"}:
         said["skipped"] = skipped
     if fallbacks := {entry.component: entry.by for entry in trace if entry.status == "fallback"}:
         said["fallbacks"] = fallbacks
     if refills := max((entry.refill for entry in trace), default=0):
         said["refills"] = refills
     if why := trace.why_short():
-        said["why_short"] = why
+        said["why_short"] = request.hide(why)
     if len(trace):
         slowest = max(trace, key=_took)
         said |= {"slowest": slowest.component, "slowest_ms": round(slowest.elapsed_ms, 3)}

@@ -96,7 +96,9 @@ class _RequestSpan(RequestObserver):
         return _CallSpan(span, self.request)
 
     def fallback(self, entry: ComponentTrace, by: str) -> None:
-        self.span.add_event("fallback", _attributes(component=entry.component, by=by, error=entry.error))
+        self.span.add_event(
+            "fallback", _attributes(component=entry.component, by=by, error=self.request.hide(entry.error))
+        )
 
     def refill(self, number: int, missing: int) -> None:
         self.span.add_event("refill", {f"{_PREFIX}round": number, f"{_PREFIX}missing": missing})
@@ -104,7 +106,7 @@ class _RequestSpan(RequestObserver):
     def finished(self, outcome: Outcome) -> None:
         self.span.set_attribute(f"{_PREFIX}status", "ok")
         self.span.set_attribute(f"{_PREFIX}selected", len(outcome.selected))
-        self.span.set_attributes(_attributes(why_short=outcome.trace.why_short()))
+        self.span.set_attributes(_attributes(why_short=self.request.hide(outcome.trace.why_short())))
         self.span.end()
 
     def failed(self, error: BaseException, trace: Trace) -> None:
@@ -137,9 +139,9 @@ class _CallSpan(CallObserver):
                 span.set_attribute(f"{_PREFIX}cache_hits", entry.cache_hits)
                 span.set_attribute(f"{_PREFIX}cache_misses", entry.cache_misses)
             if entry.status == "closed":
-                span.set_attribute(f"{_PREFIX}closed_by", entry.error)
+                span.set_attribute(f"{_PREFIX}closed_by", self.request.hide(entry.error))
             elif entry.status != "ok":
-                _failed(self.request, span, error, entry.error)
+                _failed(self.request, span, error, self.request.hide(entry.error))
         span.end()
 
     def cancelled(self) -> None:

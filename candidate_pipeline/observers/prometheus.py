@@ -60,7 +60,7 @@ class PrometheusObserver:
                 f"PrometheusObserver: {error}; make one observer, and give it to all applications of the process"
             ) from error
         self._runtimes: weakref.WeakSet[Runtime] = weakref.WeakSet()
-        self._served: dict[str, tuple[int, str]] = {}
+        self._served: dict[str, tuple[int, int, str]] = {}
         self._lock = threading.Lock()
         registry.register(self)
 
@@ -69,7 +69,8 @@ class PrometheusObserver:
         if request.runtime is not None and request.runtime not in self._runtimes:
             with self._lock:  # a scrape reads them in another thread
                 self._runtimes.add(request.runtime)
-        self._configured(request.pipeline, request.generation, request.plan.config_hash)
+        made = -1 if request.runtime is None else request.runtime.number
+        self._configured(request.pipeline, made, request.generation, request.plan.config_hash)
         return _Request(self._metrics, request)
 
     def reloaded(self, reload: Reload) -> None:
@@ -78,17 +79,18 @@ class PrometheusObserver:
         self._metrics.reloads.labels(status).inc()
         self._metrics.refused.set(status == "failed")
 
-    def _configured(self, pipeline: str, generation: int, config_hash: str) -> None:
-        """Say which configuration a pipeline has; it changes when the application is reloaded."""
-        if self._served.get(pipeline) == (generation, config_hash):
+    def _configured(self, pipeline: str, made: int, generation: int, config_hash: str) -> None:
+        """Say which configuration a pipeline has; it changes when the application is reloaded, or opened anew."""
+        serving = (made, generation, config_hash)
+        if self._served.get(pipeline) == serving:
             return
         with self._lock:
             before = self._served.get(pipeline)
-            if before is not None and before[0] > generation:
+            if before is not None and before[:2] > serving[:2]:
                 return  # a late request to what has been replaced
-            self._served[pipeline] = (generation, config_hash)
+            self._served[pipeline] = serving
             if before is not None:
-                self._metrics.config.remove(pipeline, before[1], str(before[0]))
+                self._metrics.config.remove(pipeline, before[2], str(before[1]))
             self._metrics.config.labels(pipeline, config_hash, str(generation)).set(1)
             self._metrics.generation.labels(pipeline).set(generation)
 

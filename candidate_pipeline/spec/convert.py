@@ -219,7 +219,10 @@ class Converter:
         if hint is float and type(value) is int:
             return float(value)
         if hint in {bool, int, float, str}:
-            return value if type(value) is hint else self._wrong(value, hint, path)
+            # A name such as a preset's may look like a date, which TOML then takes it for.
+            dated = hint is str and isinstance(value, dt.date | dt.time)
+            quote = f'write it as text, in quotes: "{value}"' if dated else ""
+            return value if type(value) is hint else self._wrong(value, hint, path, quote)
         if hint is dt.timedelta:
             duration = parse_duration(value) if isinstance(value, str) else None
             return self._wrong(value, hint, path) if duration is None else duration

@@ -16,9 +16,12 @@ from candidate_pipeline.spec.origins import Given, How, Origin, Text, Written, c
 from candidate_pipeline.spec.positions import TomlPath, scan
 from candidate_pipeline.spec.problems import Location, Problem, SpecError
 
+#: The version of the format.
+SCHEMA: Final = 1
 MAX_BYTES: Final = 4 * 2**20
 MAX_DEPTH: Final = 32
 _INTEGERS: Final = range(-(2**63), 2**63)
+_TOO_LARGE: Final = "not TOML: an integer has to fit into 64 bits"
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _TOML_ERROR: Final = re.compile(r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)")
 
@@ -82,10 +85,9 @@ class Document:
         deepest = max(spans, key=len, default=())
         if len(deepest) > MAX_DEPTH:
             raise SpecError([self._too_deep(self.locate(deepest))])
-        message = "not TOML: an integer has to fit into 64 bits"
-        large = [Problem("E100", message, self.locate(path)) for path in too_large(self.data)]
-        if large:
-            raise SpecError(large)
+        large = sorted((self.locate(path) for path in too_large(self.data)), key=lambda at: (at.line, at.column))
+        if large:  # as with anything that is no TOML, the first
+            raise SpecError([Problem("E100", _TOO_LARGE, large[0])])
 
     @classmethod
     def read(cls, path: Path, name: str | None = None) -> Document:
@@ -218,7 +220,8 @@ class Document:
     def _syntax_problem(self, error: Exception) -> Problem:
         match = _TOML_ERROR.fullmatch(str(error))
         if match is None:
-            return Problem("E100", f"not TOML: {error}", Location(self.name))
+            what = _TOO_LARGE if "digits" in str(error) else f"not TOML: {error}"
+            return Problem("E100", what, Location(self.name))
         line = int(match["line"]) if match["line"] else len(self._text.lines)
         column = int(match["column"]) if match["column"] else len(self._text.lines[-1]) + 1
         return Problem(

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import attrs
 
-from candidate_pipeline.spec.document import Document, describe, is_file
+from candidate_pipeline.spec.document import SCHEMA, Document, describe, is_file
 from candidate_pipeline.spec.merging import KEY, REST, Allowance, Merge
 from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Problem, SpecError, nearest
@@ -76,6 +76,8 @@ def _files(document: Document, problems: list[Problem], allowance: Allowance) ->
     whole.data.pop(KEY, None)
     while chain:
         near = chain.pop().copy()
+        if "schema" in near.data:  # it hides that of the base
+            _check_schema(whole, problems)
         near.data.pop(KEY, None)
         near.incomplete = incomplete
         near.data = Merge(near, whole, problems, allowance, files=True).tables(near.data, whole.data, (), ())
@@ -83,6 +85,13 @@ def _files(document: Document, problems: list[Problem], allowance: Allowance) ->
         whole = near
     whole.incomplete, whole.lacking = incomplete, lacking
     return whole
+
+
+def _check_schema(base: Document, problems: list[Problem]) -> None:
+    """Report a base of another version of the format."""
+    found = base.data.get("schema", SCHEMA)
+    if type(found) is not int or found != SCHEMA:
+        problems.append(base.problem("E106", f"schema: wanted {SCHEMA}, found {describe(found)}", ("schema",)))
 
 
 def _base_file(chain: list[Document], problems: list[Problem]) -> Document | None:

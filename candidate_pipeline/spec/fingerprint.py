@@ -85,8 +85,10 @@ class Canon:
         if isinstance(value, dt.datetime):
             return ["@time", (value.astimezone(dt.UTC) if value.tzinfo else value).isoformat()]
         if isinstance(value, PurePath):
-            text = value.as_posix() if self.document is None else written
-            return ["@path", text if isinstance(text, str) else None]
+            if isinstance(written, str):
+                return ["@path", written]
+            # A default. An absolute one is of this machine, such as a folder for caches.
+            return ["@path", None if self.document is not None and value.is_absolute() else value.as_posix()]
         if isinstance(value, ResourceName):
             known = self.resources.get(value.name)
             return ["@resource", None if known is None else known.fingerprint]

@@ -15,7 +15,7 @@ from candidate_pipeline.plugin import Kind
 from candidate_pipeline.registry import Registry
 from candidate_pipeline.spec.convert import Converter
 from candidate_pipeline.spec.dataset import apply_dataset, apply_sets, default_data_dir
-from candidate_pipeline.spec.document import Document, describe
+from candidate_pipeline.spec.document import SCHEMA, Document, describe
 from candidate_pipeline.spec.entries import Entries
 from candidate_pipeline.spec.extends import extended, unresolved
 from candidate_pipeline.spec.merging import KEY, is_special
@@ -33,7 +33,6 @@ from candidate_pipeline.spec.positions import TomlPath
 from candidate_pipeline.spec.problems import Problem, nearest
 from candidate_pipeline.spec.references import resource_problems
 
-SCHEMA: Final = 1
 #: Names that `Pipeline.run` or the command `run` takes itself.
 RESERVED_INPUTS: Final = frozenset(
     {"config", "data", "explain", "format", "help", "limit", "now", "repeat", "request_id", "seed", "set", "trace"}

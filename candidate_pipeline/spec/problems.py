@@ -182,7 +182,7 @@ class SpecError(MisconfigurationError):
 def nearest(name: str, names: Iterable[str]) -> str:
     """`did you mean 'x'?` for the nearest of some names, or a list of them when none is near and they are few."""
     candidates = sorted(set(names))
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    close = [found for found in difflib.get_close_matches(name, candidates, cutoff=0.6) if _is_near(name, found)]
     if not close:  # `age` for `feed.age`: compare the part behind the namespace as well
         last = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
         close = [last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.7)]
@@ -191,3 +191,10 @@ def nearest(name: str, names: Iterable[str]) -> str:
     if 0 < len(candidates) <= 8:
         return f"one of: {', '.join(candidates)}"
     return ""
+
+
+def _is_near(name: str, other: str) -> bool:
+    """Whether two names are near in more than their namespace."""
+    space, _, last = name.rpartition(".")
+    other_space, _, other_last = other.rpartition(".")
+    return not space or space != other_space or difflib.SequenceMatcher(None, last, other_last).ratio() >= 0.6

@@ -19,8 +19,9 @@ from candidate_pipeline.keys import Column, QueryFeature
 from candidate_pipeline.options import Option, is_resource_type, options_of
 from candidate_pipeline.plugin import KINDS, Kind
 from candidate_pipeline.registry import ComponentRef, Registry
+from candidate_pipeline.spec.document import SCHEMA
 from candidate_pipeline.spec.entries import NESTED, nested_ref, words
-from candidate_pipeline.spec.loader import RESERVED_INPUTS, SCHEMA
+from candidate_pipeline.spec.loader import RESERVED_INPUTS
 from candidate_pipeline.spec.model import FALLBACK, STAGES, PipelineOptions, RunPolicy, StageOptions
 from candidate_pipeline.spec.schema_values import (
     NAME,
@@ -126,7 +127,6 @@ class _Writer:
                     self._any_of([("resource", use) for use in resources], resources),
                 ),
             },
-            "required": ["schema"],
             "additionalProperties": False,
             "if": _WITHOUT_BASE,
             "then": self._whole(),
@@ -261,7 +261,7 @@ class _Writer:
         }
         return {
             **_OPEN,
-            "required": ["pipelines"],
+            "required": ["schema", "pipelines"],
             "properties": {
                 "pipelines": {"type": "object", "minProperties": 1, "additionalProperties": pipeline},
                 "components": {

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: (`never`); or what is recorded under its name is used, whether or not it fits (`recorded`).
 Live: TypeAlias = Literal["never", "changed", "recorded"]
 LIVE: Final[tuple[Live, ...]] = ("never", "changed", "recorded")
+#: Why recorded answers do not fit.
+_CHANGED: Final = "what it reads of the query is not what it was"
+_UNKNOWN: Final = "the capture has no answer of it as it is set now"
 
 
 class RecordedFailureError(CandidatePipelineError):
@@ -225,7 +228,7 @@ class Stored:
         for call in (*self.calls, *self.lessons):
             if call.call.asked == asked:
                 return call.result()
-        why = "what it reads of the query is not what it was" if self.calls else "the capture has no answer of it"
+        why = _CHANGED if self.calls else _UNKNOWN
         return self._learned(asked, self.session.unknown(self.node, query, (), ctx, why))
 
     async def _learned(self, asked: str, answer: Awaitable[Any]) -> Any:
@@ -298,7 +301,7 @@ class StoredCells:
                 return self._ask(query, table, ctx)
             return self._filled(query, table, ctx, cells, found, unknown, failed)
         if live == "never" and not calls:
-            why = "what it reads of the query is not what it was" if self.calls else "the capture has no answer of it"
+            why = _CHANGED if self.calls else _UNKNOWN
             return session.unknown(self.node, query, (table,), ctx, why)
         count = int(np.count_nonzero(unknown))
         note = f"{self.node.name}: nothing is recorded of {count} {'row' if count == 1 else 'rows'}, which failed"

@@ -20,6 +20,7 @@ from candidate_pipeline.errors import DataError
 from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column
 from candidate_pipeline.merge import ITEM_TEXT_ID
 from candidate_pipeline.ordering import rank_order
+from candidate_pipeline.what_if.ranking_record import check_record
 
 if TYPE_CHECKING:
     from candidate_pipeline.candidates import Candidates
@@ -123,6 +124,7 @@ class Ranking:
             place[number] = names.index(nodes[number].name)
         item_ids = _joined([table[ITEM_ID] for table in tables], np.int64)
         scores = _joined([_values(table, SCORE) for table in tables], np.float32)
+        row = _scored_rows(outcome, tables, item_ids, scores, by)
         return cls(
             pipeline=outcome.plan.name,
             request_id=outcome.query.request_id,
@@ -133,8 +135,8 @@ class Ranking:
             filters=names,
             dropped_by=place[by],
             scores=scores,
-            steps=_steps(outcome, tables, item_ids, scores, by),
-            terms=_terms(outcome, tables),
+            steps=_steps(outcome, row),
+            terms=_terms(outcome, tables, row),
         )
 
     def __len__(self) -> int:
@@ -224,30 +226,30 @@ class Ranking:
         """
         if header.get("version") != _VERSION:
             raise DataError(f"a ranking of version {_VERSION} was wanted, found {header.get('version')!r}")
+        check_record(header, arrays, DROPPED)
         try:
-            return cls(
-                pipeline=header["pipeline"],
-                request_id=header["request_id"],
-                config_hash=header["config_hash"],
-                item_ids=arrays["item_ids"],
-                texts=_texts_of(arrays["texts"], arrays["text_ends"]) if "texts" in arrays else None,
-                fates=arrays["fates"],
-                filters=tuple(header["filters"]),
-                dropped_by=arrays["dropped_by"],
-                scores=arrays["scores"],
-                steps=tuple(
-                    StepScores(scorer, arrays[f"step{at}.before"], arrays[f"step{at}.after"])
-                    for at, scorer in enumerate(header["steps"])
-                ),
-                terms=tuple(
-                    TermScores(
-                        part["column"], part["scorer"], part["factor"], tuple(part["labels"]), arrays[f"terms{at}"]
-                    )
-                    for at, part in enumerate(header["terms"])
-                ),
-            )
-        except (KeyError, TypeError) as error:
-            raise DataError(f"the record of a ranking lacks {error}: it was cut short, or is something else") from error
+            texts = _texts_of(arrays["texts"], arrays["text_ends"]) if "texts" in arrays else None
+        except UnicodeDecodeError as error:
+            raise DataError(f"the record of a ranking: texts: {error}") from error
+        return cls(
+            pipeline=header["pipeline"],
+            request_id=header["request_id"],
+            config_hash=header["config_hash"],
+            item_ids=arrays["item_ids"],
+            texts=texts,
+            fates=arrays["fates"],
+            filters=tuple(header["filters"]),
+            dropped_by=arrays["dropped_by"],
+            scores=arrays["scores"],
+            steps=tuple(
+                StepScores(scorer, arrays[f"step{at}.before"], arrays[f"step{at}.after"])
+                for at, scorer in enumerate(header["steps"])
+            ),
+            terms=tuple(
+                TermScores(part["column"], part["scorer"], part["factor"], tuple(part["labels"]), arrays[f"terms{at}"])
+                for at, part in enumerate(header["terms"])
+            ),
+        )
 
 
 def _behind(outcome: Outcome) -> list[Candidates]:
@@ -290,28 +292,42 @@ def _texts_of(encoded: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[str,
     return tuple(whole[start:end].decode("utf-8", "surrogatepass") for start, end in itertools.pairwise(starts))
 
 
-def _steps(
+def _scored_rows(
     outcome: Outcome,
     tables: Sequence[Candidates],
     item_ids: NDArray[np.int64],
     scores: NDArray[np.float32],
     dropped_by: NDArray[np.int16],
-) -> tuple[StepScores, ...]:
-    """What each scorer did to the rows of a ranking."""
+) -> NDArray[np.intp]:
+    """The row that each row of a ranking had when it was scored, -1 for none, `intp[n]`."""
     if not outcome.score_steps:
-        return ()
+        return np.full(len(item_ids), -1, np.intp)
     nodes = outcome.plan.nodes
     # Not scored by this pipeline were the rows that fell before, and those that another one gave to top up.
     early = np.array([*(node.stage != "post_selection_filters" for node in nodes), False])[dropped_by]
     other = _joined([table[TOPPED_UP] if TOPPED_UP in table else np.zeros(len(table)) for table in tables], np.bool_)
     last = outcome.score_steps[-1]
-    row = _matched(item_ids, scores, ~early & ~other, last.item_ids, _or_nan(last.after))
-    steps = []
+    return _matched(item_ids, scores, ~early & ~other, last.item_ids, _or_nan(last.after))
+
+
+def _steps(outcome: Outcome, row: NDArray[np.intp]) -> tuple[StepScores, ...]:
+    """What each scorer did to the rows of a ranking."""
+    names, steps = _scorer_names(outcome), []
     for step in outcome.score_steps:
         after = _or_nan(step.after)
         before = np.full(len(after), np.nan, np.float32) if step.before is None else _or_nan(step.before)
-        steps.append(StepScores(step.scorer, _gathered(before, row), _gathered(after, row)))
+        steps.append(StepScores(names[step.by], _gathered(before, row), _gathered(after, row)))
     return tuple(steps)
+
+
+def _scorer_names(outcome: Outcome) -> dict[int, str]:
+    """The scorers' names by their numbers; the second of a name, which a shared fallback can be, is `"name (2)"`."""
+    names: dict[int, str] = {}
+    often: dict[str, int] = {}
+    for step in outcome.score_steps:
+        count = often[step.scorer] = often.get(step.scorer, 0) + 1
+        names[step.by] = step.scorer if count == 1 else f"{step.scorer} ({count})"
+    return names
 
 
 def _gathered(values: NDArray[np.float32], row: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -345,9 +361,9 @@ def _matched(
     return found
 
 
-def _terms(outcome: Outcome, tables: Sequence[Candidates]) -> tuple[TermScores, ...]:
+def _terms(outcome: Outcome, tables: Sequence[Candidates], row: NDArray[np.intp]) -> tuple[TermScores, ...]:
     """The terms of all rows, apart for each component that wrote them."""
-    nodes, found = outcome.plan.nodes, []
+    nodes, scorers, found = outcome.plan.nodes, _scorer_names(outcome), []
     columns = {
         column: None for table in tables if len(table) for column in table.columns if column.terms_of is not None
     }
@@ -369,15 +385,37 @@ def _terms(outcome: Outcome, tables: Sequence[Candidates]) -> tuple[TermScores, 
                 values[rows, into] = part.values.reshape(-1, len(into))
         for writer in np.unique(writers[valid]).tolist():
             mine = valid & (writers == writer)
-            name = nodes[writer].name if 0 <= writer < len(nodes) else ""
+            name = scorers.get(writer, nodes[writer].name if 0 <= writer < len(nodes) else "")
             own = np.where(mine[:, None], values, np.array(np.nan, dtype))
             found.append((writer, TermScores(column.name, name, column.factor, labels, own)))
+    found += _overwritten(outcome, {(writer, part.column) for writer, part in found}, row)
     return tuple(part for _, part in sorted(found, key=lambda pair: pair[0]))
+
+
+def _overwritten(outcome: Outcome, known: set[tuple[int, str]], row: NDArray[np.intp]) -> list[tuple[int, TermScores]]:
+    """The terms of scorers after which another one wrote the same column, such as two uses of one class."""
+    names, found = _scorer_names(outcome), []
+    for step in outcome.score_steps:
+        for column, cells in step.terms:
+            mine = (cells.writers() == step.by) & (cells.states() == VALID)
+            if (step.by, column.name) in known or column.terms_of is not SCORE or not mine.any():
+                continue
+            dtype = column.dtype if issubclass(column.dtype, np.floating) else np.float64
+            labels = cells.labels if column.labels else _plain_labels(column)
+            values = np.full((len(mine) + 1, len(labels)), np.nan, dtype)  # the last one is for -1
+            values[:-1][mine] = cells.values.reshape(len(mine), -1)[mine]
+            found.append((step.by, TermScores(column.name, names[step.by], column.factor, labels, values[row])))
+    return found
 
 
 def _labels(column: Column[Any], tables: Sequence[Candidates]) -> tuple[str, ...]:
     if column.labels:
         given = [table.labels(column) for table in tables if column in table and table.cells(column).has_values]
         return tuple(dict.fromkeys(label for labels in given for label in labels))
+    return _plain_labels(column)
+
+
+def _plain_labels(column: Column[Any]) -> tuple[str, ...]:
+    """What to call the parts of a column that has no labels."""
     name = column.name.rpartition(".")[2]
     return (name,) if column.width is None else tuple(f"{name}[{at}]" for at in range(column.width))

@@ -230,9 +230,7 @@ class CaptureWriter:
 
     captures: Captures
     secrets: Secrets = attrs.field(default=NO_SECRETS, repr=False)
-    counts: CaptureCounts = attrs.field(
-        default=None, converter=attrs.converters.default_if_none(factory=CaptureCounts)
-    )
+    counts: CaptureCounts = attrs.field(factory=CaptureCounts)
     _threads: ThreadPoolExecutor | None = None
     _pending: set[asyncio.Future[Any]] = attrs.field(factory=set)
 

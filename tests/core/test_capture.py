@@ -169,6 +169,34 @@ def test_too_many_pending_captures_are_left_out(tmp_path: Path) -> None:
     assert logs[0]["event"].startswith("capture left out")
 
 
+def test_requests_that_began_together_keep_to_the_limit(tmp_path: Path) -> None:
+    """Expect no more to wait than may, even if all requests began while none did."""
+    app = shop(Captures(tmp_path, sample=1.0, max_pending=3))
+    with capture_logs():
+        run(app, *({"request_id": f"r{n}"} for n in range(40)), {"request_id": "asked", "capture": True})
+    assert app.captures is not None
+    counts = app.captures.counts
+    assert counts.saved + counts.left_out == 41
+    assert counts.left_out > 20
+    assert (counts.failed, counts.waiting) == (0, 0)
+    assert "asked.capture" in {path.name for path in capture_paths(tmp_path)}
+
+
+def test_a_machine_without_threads_harms_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect the request to be answered although no thread can be started to write it down."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("candidate_pipeline.what_if.writer.ThreadPoolExecutor", refuse)
+    app = shop(Captures(tmp_path, sample=1.0))
+    with capture_logs() as logs:
+        run(app, {"capture": True}, {})
+    assert app.captures is not None
+    assert (app.captures.failed, app.captures.counts.waiting) == (2, 0)
+    assert "new thread" in logs[0]["error"]
+
+
 @pytest.mark.parametrize(
     "request_id", ["../../etc/passwd", "/abs", "", ".", "..", "a/b", "A b", "ü" * 200, "x\0y", "C:\\x"]
 )

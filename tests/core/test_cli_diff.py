@@ -277,6 +277,21 @@ def test_diff_of_requests_that_fail(command: Any, monkeypatch: pytest.MonkeyPatc
         command("diff", "one.toml", "two.toml", "--captures", "captures")
 
 
+def test_a_damaged_capture_does_not_keep_the_others_from_being_compared(
+    command: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Expects the comparison of the others, and then an error that names the damaged one and why."""
+    (path, _) = sorted((folder / "captures").iterdir())
+    (tmp_path / "good.capture").write_bytes(path.read_bytes())
+    (tmp_path / "bad.capture").write_bytes(path.read_bytes()[:500])
+    words = ("diff", "one.toml", "two.toml", "--captures", str(tmp_path), "--format", "json")
+    with pytest.raises(RequestError, match=r"1 of 2 captures could not .*bad\.capture: not a capture, or a damaged"):
+        command(*words)
+    bad, good = json.loads(capsys.readouterr().out)["requests"]
+    assert (bad["request_id"], good["request_id"]) == (None, "first")
+    assert "damaged" in bad["error"]
+
+
 def test_replay_finds_the_smallest_swap(command: Any, folder: Path) -> None:
     """Expects the options that can, as text and as plain data."""
     (path, _) = sorted((folder / "captures").iterdir())

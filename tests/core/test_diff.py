@@ -13,8 +13,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ranked import Boost, Diversity, Drop, Secret, Top, Weighted, answer, heads, ranked_app
+from structlog.testing import capture_logs
 
-from candidate_pipeline import ITEM_ID, SCORE, Candidates, compose
+from candidate_pipeline import ITEM_ID, SCORE, Candidates, RunPolicy, compose
 from candidate_pipeline.testing import StaticSource
 from candidate_pipeline.what_if.diff import Diff, ItemChange, Place, diff
 from candidate_pipeline.what_if.measures import kendall_tau_b, overlap, rank_biased_overlap
@@ -376,3 +377,48 @@ def test_overlap_is_a_share(one: list[int], other: list[int]) -> None:
     assert overlap(one, one[::-1]) == 1.0
     assert overlap(one, other) == overlap(other, one)
     assert (overlap(one, other) == 0.0) == (not set(one) & set(other) and bool(one or other))
+
+
+def test_two_uses_of_one_class_keep_their_own_terms() -> None:
+    """Expects the factor of the first use told as what it is, although the second one writes the same column."""
+    rows = heads({1: (0.9, 0.1), 2: (0.2, 0.3)})
+
+    def twice(reply: float, first: float, second: float) -> Ranking:
+        scorers = (("weighted", Weighted({"reply": reply})), ("one", Boost(first)), ("two", Boost(second)))
+        return Ranking.of(answer(ranked_app(rows, *scorers)))
+
+    before, after = twice(0.5, 2.0, 1.0), twice(5.0, 1.5, 0.75)
+    change = next(change for change in diff(before, after).changes if change.item_id == 2)
+    factors = {term.scorer: (term.before, term.after) for term in change.score.terms if term.factor}
+    assert factors == {"one": (2.0, 1.5), "two": (1.0, 0.75)}
+    assert all(term.effect < 0 for term in change.score.terms if term.factor)
+    assert abs(change.score.remainder) < 1e-6
+
+
+@attrs.frozen
+class Broken(Boost):
+    """Fails."""
+
+    def score(self, query: Any, candidates: Candidates, ctx: Any) -> Any:
+        """Raise."""
+        raise ValueError("no")
+
+
+def test_a_fallback_that_two_scorers_share() -> None:
+    """Expects its two runs to be told apart, and their effects to add up to the change."""
+    rows = heads({1: (0.9, 0.1), 2: (0.2, 0.3)})
+    policy = RunPolicy(on_error="fallback:spare")
+
+    def twice(factor: float) -> Ranking:
+        scorers = (("weighted", Weighted()), ("a", Broken()), ("b", Broken()))
+        spare = [("spare", Boost(factor))]
+        app = ranked_app(rows, *scorers, fallbacks=spare, run={"a": policy, "b": policy})
+        with capture_logs():
+            return Ranking.of(answer(app))
+
+    before, after = twice(0.5), twice(2.0)
+    assert [step.scorer for step in after.steps] == ["weighted", "spare", "spare (2)"]
+    change = next(change for change in diff(before, after).changes if change.item_id == 2)
+    assert {term.scorer for term in change.score.terms} == {"spare", "spare (2)"}
+    assert {(term.before, term.after) for term in change.score.terms} == {(0.5, 2.0)}
+    assert abs(change.score.remainder) < 1e-6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from math import isnan
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from candidate_pipeline import (
     rank_order,
     text_ids,
 )
-from candidate_pipeline.explain import ScoreChange
+from candidate_pipeline.explain import Explanation, ScoreChange, lost_inside
 from candidate_pipeline.explain_steps import Terms
 from candidate_pipeline.testing import run_in_virtual_time
 
@@ -242,6 +243,35 @@ def test_items_with_text_ids_are_explained_by_text(run: Any, make: Any) -> None:
     assert outcome.explain("pear").rank == 2
     with pytest.raises(KeyError, match="item plum was not a candidate"):
         outcome.explain("plum")
+
+
+def test_an_item_named_on_a_command_line_is_an_id_or_a_text(run: Any, make: Any) -> None:
+    """Expects a number written as text to be a text id where there is one and else an id, and any text to be safe."""
+
+    def fetch(query: Any, ctx: Any) -> Candidates:
+        texts = ["12", None]
+        return Candidates.of(ITEM_ID([*text_ids(["12"]), 34]), ITEM_TEXT_ID(texts))
+
+    outcome = run(sources=[make("source", fetch, "s", writes=[ITEM_TEXT_ID])])
+    assert [outcome.explain(named).rank for named in ("12", "34", 34)] == [1, 2, 2]
+    for named in ("\u00b2", "--5", "", "\udcff", "9" * 5000):
+        with pytest.raises(KeyError, match="was not a candidate"):
+            outcome.explain(named)
+
+
+def test_an_error_of_a_namesake_is_not_told() -> None:
+    """Expects the error of the nested pipeline itself, not that of one whose name begins its name."""
+    inner = SimpleNamespace(plan="inner")
+    entries = [
+        SimpleNamespace(component="feed", error="OSError: shut"),
+        SimpleNamespace(component="feed_b", error="late"),
+    ]
+    outer: Any = SimpleNamespace(
+        plan=SimpleNamespace(top_up=None, name="outer"), inner={"feed_b": inner, "feed_b (2)": inner}, trace=entries
+    )
+    found = Explanation(1, "selected", 1, (), None, None, (), (), ())
+    for name in ("feed_b", "feed_b (2)"):
+        assert lost_inside(outer, name, found).reason == f"{name} returned it, but its answer was not used: late"
 
 
 # Why a response is short

@@ -487,3 +487,11 @@ def test_a_plugin_of_a_class_is_the_class(shop: Any) -> None:
     one = load_document(Document(text), registry=registry)
     other = load_document(Document(text.replace('"shop.prices"', '"twin.prices"')), registry=registry)
     assert fingerprints(one)["prices"] != fingerprints(other)["prices"]
+
+
+def test_a_path_left_at_its_default_is_the_path_written() -> None:
+    """Which counts as its text, unless it is of this machine alone."""
+    found = attrs.make_class("Reads", {"where": attrs.field(default=Path("x/y"))})
+    document = Document('[written]\nwhere = "x/y"\n[left]\n')
+    written = Canon(document).table(found, {"where": Path("x/y")}, ("written",))
+    assert written == Canon(document).table(found, {}, ("left",)) == {"where": ["@path", "x/y"]}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from live_toys import Config, Ledger, fresh_ledger, in_virtual_time, spec, stamps
+from toys import until
 
 from candidate_pipeline import MisconfigurationError, RequestError
 from candidate_pipeline.reloading.attempts import Attempts
@@ -30,30 +31,42 @@ def config(tmp_path: Path) -> Config:
     return found
 
 
-def test_opening_may_be_cancelled_at_any_moment(ledger: Ledger, config: Config) -> None:
-    """Whoever gives up entering leaves nothing open, even if the config has just taken effect."""
-    entered = []
+@pytest.mark.parametrize("moment", [None, 0, 1, 2, 3, 9])
+def test_opening_may_be_cancelled_at_any_moment(ledger: Ledger, config: Config, moment: int | None) -> None:
+    """Whoever gives up entering leaves nothing open, while resources open and when the config has just taken effect."""
+    entering: list[asyncio.Task[Any]] = []
 
-    async def main(moment: int) -> None:
-        app = config.live()
-        task = asyncio.create_task(app.__aenter__())
-        while not ledger.open and not task.done():
-            await asyncio.sleep(0)
+    async def cancel(moment: int) -> None:
         for _ in range(moment):
             await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait([task])
-        entered.append(not task.cancelled())
-        if not task.cancelled():
+        entering[0].cancel()
+
+    class Impatient:
+        def request(self, request: Any) -> None:
+            return None
+
+        def reloaded(self, reload: Any) -> None:
+            if moment == 0:
+                entering[0].cancel()
+            elif moment is not None:
+                entering.append(asyncio.create_task(cancel(moment - 1)))
+
+    async def main() -> None:
+        app = config.live(observers=[Impatient()])
+        entering.append(asyncio.create_task(app.__aenter__()))
+        if moment is None:
+            await until(lambda: bool(ledger.open))
+            entering[0].cancel()
+        await asyncio.wait([entering[0]])
+        cut_off.append(entering[0].cancelled())
+        if not entering[0].cancelled():
             await app.__aexit__(None, None, None)
         assert not app.is_open
         assert ledger.open == []
 
-    moment = 0
-    while not entered or not entered[-1]:
-        in_virtual_time(main(moment))
-        moment += 1
-    assert moment > 3
+    cut_off: list[bool] = []
+    in_virtual_time(main())
+    assert cut_off == [moment != 9]
 
 
 def test_nothing_opens_after_closing(ledger: Ledger, config: Config) -> None:

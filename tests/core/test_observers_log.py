@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from typing import Any
 
 import pytest
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 from toys import BUDGET, BUYER, PRICE, best_first, broken, hanging, later_rows, priced, rows
 from watched import Heard, chaotic
 
 from candidate_pipeline import NestedPipeline, Outcome, RequestError, RunPolicy, compose, query_patch
 from candidate_pipeline.observers.log import RequestLog
+from candidate_pipeline.observers.opentelemetry import OpenTelemetryObserver
 from candidate_pipeline.testing import run_in_virtual_time
 
 
-def served(make: Any, request: Any = None, **given: Any) -> tuple[Any, list[MutableMapping[str, Any]]]:
+def served(
+    make: Any, request: Any = None, observers: Sequence[Any] = (), **given: Any
+) -> tuple[Any, list[MutableMapping[str, Any]]]:
     """What came of a request, and the lines of the log that are about requests."""
     stages = {"sources": [make("source", rows(1, 2, 3), "source")], "selector": make("selector", best_first, "top")}
 
     async def serve() -> Any:
-        app = compose("toy", **(stages | given), observers=[RequestLog()])
+        app = compose("toy", **(stages | given), observers=[RequestLog(), *observers])
         async with app:
             made = app["toy"].run(request_id="r1", **(request or {}))
             return (await asyncio.gather(made, return_exceptions=True))[0]
@@ -120,6 +126,31 @@ def test_lines_hold_no_features_and_no_cells(make: Any) -> None:
         sources=[make("source", rows(secret), "source")],
     )
     assert str(secret) not in json.dumps(line)
+
+
+@pytest.mark.parametrize("policy", ["skip", "fail"])
+def test_neither_do_lines_of_closed_gates(make: Any, policy: Any) -> None:
+    """A gate that a feature closes is told, wherever it comes up, without what the feature holds; spans neither."""
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    wants_less = RunPolicy(when={"toy.buyer": {"max": 3}}, on_error=policy)
+    answer, (line,) = served(
+        make,
+        {"buyer": 7_654_321},
+        observers=[OpenTelemetryObserver(provider)],
+        inputs={"buyer": BUYER},
+        sources=[make("source", rows(1, 2), "source"), make("source", rows(3), "gated")],
+        hydrators=[make("hydrator", broken, "price", writes=[PRICE])],
+        fallbacks=[make("hydrator", priced, "spare", writes=[PRICE])],
+        run={"price": RunPolicy(on_error="fallback:spare"), "spare": wants_less, "gated": wants_less},
+        result_size=5,
+    )
+    told = json.dumps(line) + "".join(span.to_json() for span in spans.get_finished_spans())
+    assert "7654321" not in told
+    assert told.count("toy.buyer is ***, wanted max 3") >= 2
+    trace = answer.trace
+    assert "toy.buyer is 7654321, wanted max 3" in [entry.error for entry in trace]
 
 
 def test_nested_pipelines_have_no_line_of_their_own(make: Any) -> None:

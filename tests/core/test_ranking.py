@@ -241,15 +241,17 @@ def rankings(draw: Any) -> Ranking:
 
     labels = draw(st.lists(st.text(max_size=3), max_size=3, unique=True))
     text = st.text(st.characters(codec=None), max_size=5)
+    filters = draw(st.lists(st.text(max_size=3), max_size=2))
+    fates = np.array(sorted(draw(st.lists(st.integers(0, 2 if filters else 1), min_size=n, max_size=n))), np.uint8)
     return Ranking(
         pipeline=draw(st.text(max_size=3)),
         request_id=draw(st.text(max_size=3)),
         config_hash="f",
         item_ids=np.array(draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=n, max_size=n)), np.int64),
         texts=draw(st.none() | st.lists(text, min_size=n, max_size=n).map(tuple)),
-        fates=np.array(sorted(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))), np.uint8),
-        filters=tuple(draw(st.lists(st.text(max_size=3), max_size=2))),
-        dropped_by=np.full(n, -1, np.int16),
+        fates=fates,
+        filters=tuple(filters),
+        dropped_by=np.where(fates == 2, 0, -1).astype(np.int16),
         scores=column(),
         steps=tuple(StepScores(draw(st.text(max_size=3)), column(), column()) for _ in range(draw(st.integers(0, 2)))),
         terms=tuple(
@@ -276,6 +278,38 @@ def test_arrays_of_something_else_are_refused(outcome: Any) -> None:
     del arrays["step1.after"]
     with pytest.raises(DataError, match=r"lacks 'step1\.after'"):
         Ranking.from_arrays(header, arrays)
+
+
+@pytest.mark.parametrize(
+    ("name", "forge"),
+    [
+        ("item_ids", lambda array: array.reshape(-1, 1)),
+        ("item_ids", lambda array: np.array(3)),
+        ("fates", lambda array: array[:0]),
+        ("fates", lambda array: array[::-1]),
+        ("fates", lambda array: array + 1),
+        ("dropped_by", lambda array: array + 50),
+        ("dropped_by", lambda array: array * 0 - 1),
+        ("scores", lambda array: array[:-1]),
+        ("scores", lambda array: array.astype(np.float64)),
+        ("step0.before", lambda array: array[1:]),
+        ("terms0", lambda array: array[:, :0]),
+    ],
+)
+def test_arrays_of_no_ranking_are_refused(outcome: Any, name: str, forge: Any) -> None:
+    """Expects an error that names the array, before a comparison trips over it."""
+    header, arrays = Ranking.of(outcome).to_arrays()
+    with pytest.raises(DataError, match=f"ranking.*{name}"):
+        Ranking.from_arrays(header, {**arrays, name: forge(arrays[name])})
+
+
+@pytest.mark.parametrize("name", ["pipeline", "request_id", "config_hash", "filters", "steps", "terms"])
+@pytest.mark.parametrize("junk", [None, 0, [1], {}, [{}]])
+def test_headers_of_no_ranking_are_refused(outcome: Any, name: str, junk: Any) -> None:
+    """Expects an error that names the entry."""
+    header, arrays = Ranking.of(outcome).to_arrays()
+    with pytest.raises(DataError, match=name):
+        Ranking.from_arrays({**header, name: junk}, arrays)
 
 
 def test_identical_sees_every_difference(outcome: Any) -> None:

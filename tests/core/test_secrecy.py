@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from candidate_pipeline import (
     App,
     Candidates,
     Context,
+    DataError,
     MisconfigurationError,
     Outcome,
     Plugin,
@@ -28,6 +30,7 @@ from candidate_pipeline import (
     load_document,
     rank_order,
 )
+from candidate_pipeline.observe import RequestObserver
 from candidate_pipeline.observers.log import RequestLog
 from candidate_pipeline.observers.opentelemetry import OpenTelemetryObserver
 from candidate_pipeline.secrecy import HIDDEN, Secrets
@@ -42,10 +45,11 @@ class Store:
 
     url: str
     broken: bool = False
+    known: bool = False
 
     def open(self) -> None:
         if self.broken:
-            raise ConnectionError(f"cannot reach {self.url}")
+            raise (DataError if self.known else ConnectionError)(f"cannot reach {self.url}")
 
     def close(self) -> None:
         raise ConnectionError(f"cannot leave {self.url}")
@@ -176,10 +180,11 @@ def test_a_failed_request_hides_it() -> None:
     assert HIDDEN in str(raised.value)
 
 
-def test_a_resource_that_does_not_open_hides_it() -> None:
-    """The message of a resource that cannot be opened holds no secret."""
-    with pytest.raises(MisconfigurationError) as raised:
-        app_of(("url =", "broken = true\nurl =")).__enter__()
+@pytest.mark.parametrize(("known", "error"), [("false", MisconfigurationError), ("true", DataError)])
+def test_a_resource_that_does_not_open_hides_it(known: str, error: type[Exception]) -> None:
+    """The message of a resource that cannot be opened holds no secret, whether its error is the framework's or not."""
+    with pytest.raises(error) as raised:
+        app_of(("url =", f"broken = true\nknown = {known}\nurl =")).__enter__()
     assert f"cannot reach {HIDDEN}" in str(raised.value)
     assert SECRET not in str(raised.value)
 
@@ -188,3 +193,29 @@ def test_longer_secrets_are_hidden_first() -> None:
     """A secret that is part of another leaves nothing of the longer one; short texts are settings and stay."""
     secrets = Secrets(["token", "token-2", "abc", ""])
     assert secrets.hide("token-2, token, abc") == f"{HIDDEN}, {HIDDEN}, abc"
+
+
+def test_an_observer_that_fails_on_a_failure_tells_no_secret() -> None:
+    """What it raises has the component's error as its context, which is logged with it."""
+
+    class Clumsy(RequestObserver):
+        def failed(self, error: BaseException, trace: Any) -> None:
+            raise ValueError(f"what is {error.__cause__}?")
+
+    class Clumsies:
+        def request(self, request: Any) -> RequestObserver:
+            return Clumsy()
+
+    async def main() -> None:
+        app = load_document(
+            Document(SPEC.replace('on_error = "skip"', 'on_error = "fail"')), registry=REGISTRY, observers=[Clumsies()]
+        )
+        async with app:
+            with pytest.raises(RequestError):
+                await app["feed"].run()
+
+    with capture_logs() as logs:
+        asyncio.run(main())
+    (line,) = [each for each in logs if each["event"].startswith("an observer raised")]
+    assert line["error"].startswith("ValueError: what is")
+    assert "hunter2" not in repr(logs)

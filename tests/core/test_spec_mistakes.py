@@ -286,7 +286,7 @@ EXPECTED = [
         "'now' is not a name for an input: every request, or the command `run`, has an option of that name",
         "",
     ),
-    ("feed.toml:61:45", "E205", '"feed.locale"', "no query feature named 'feed.locale'", "did you mean 'feed.blocks'?"),
+    ("feed.toml:61:45", "E205", '"feed.locale"', "no query feature named 'feed.locale'", ""),
     (
         "feed.toml:63:21",
         "E308",
@@ -311,6 +311,7 @@ EXPECTED = [
     ("feed.toml:71:36", "E200", '"fallback:retrieved"', "no source named 'retrieved'", "did you mean 'retrieval'?"),
     ("feed.toml:74:11", "E104", "[]", "sources: wanted at least one, found an empty list", ""),
     ("feed.toml:75:12", "E102", '["feed.top_k"]', "selector: wanted a string, found a list of 1", ""),
+    ("feed.toml:76:10", "E103", '"for_you"', "top_up needs the key 'min_results' beside it", "add min_results"),
     (
         "feed.toml:84:12",
         "E300",
@@ -326,7 +327,7 @@ EXPECTED = [
         "feed.in_network and again both write feed.in_network, feed.mutual_follow at the same time",
         "remove one, or let the later one read what the earlier one writes",
     ),
-    ("feed.toml:90:12", "E200", '"feed.first_k"', "no selector named 'feed.first_k'", "did you mean 'feed.top_k'?"),
+    ("feed.toml:90:12", "E200", '"feed.first_k"', "no selector named 'feed.first_k'", "one of: feed.top_k"),
     (
         "feed.toml:97:38",
         "E205",

@@ -106,6 +106,12 @@ def test_nothing_is_coerced(shop: Any, line: str, code: str, message: str) -> No
     assert found.endswith("\n1 problem found")
 
 
+def test_text_that_looks_like_a_date_is_shown_in_quotes(shop: Any) -> None:
+    """A name that TOML takes for a date is told with the quotes that make it text."""
+    text = shop.changed(('use = "shop.affordable"', 'use = "shop.affordable"\nnames = [2026-08-12]'))
+    assert 'write it as text, in quotes: "2026-08-12"' in shop.mistakes(text)
+
+
 TOML_VALUES = st.recursive(
     st.sampled_from(["true", "false", "0", "1", "-7", "0.5", "nan", "'7'", "'5s'", "''", "'strict'"])
     | st.sampled_from(["1979-05-27", "07:32:00", "1979-05-27T07:32:00Z"]),

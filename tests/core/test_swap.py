@@ -318,6 +318,8 @@ def test_text_ids_and_plain_replays() -> None:
 
     result = found(Plain(), "a", "b", max_replays=60)
     assert (result.ahead, result.behind) == ("a", "b")
+    as_numbers = found(Plain(), *(str(int(text_ids([text])[0])) for text in "ab"), max_replays=1)
+    assert (as_numbers.ahead, as_numbers.behind) == ("a", "b")
     assert json.loads(json.dumps(result.as_dict()))["found"][0]["option"] == result.best.option  # type: ignore[union-attr]  # it has one
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from toys import CLOSED, INPUTS, NOW, PRICE, REQUEST, best_first, broken, later_rows, priced, rows
+from toys import CLOSED, FLAG, INPUTS, NOW, PRICE, REQUEST, best_first, broken, later_rows, priced, rows
 from watched import Heard, chaotic
 
 from candidate_pipeline import ITEM_ID, NestedPipeline, Outcome, RequestError, RunPolicy, compose
@@ -209,6 +209,21 @@ def test_nested_pipelines_in_the_published_schema(make: Any) -> None:
     assert nested == outcome.inner["nest"].trace.as_upstream()
     assert (nested["pipeline"], nested["latency_us"]) == ("inner", 1_000_000)
     assert nested["stages"][0]["components"][0]["name"] == "shelf"
+
+
+def test_a_spare_that_stays_out_is_no_component_of_its_stage(make: Any) -> None:
+    """A stage's component is enabled though what takes over from it is not."""
+    outcome = answered(
+        make,
+        request={"flag": True},
+        inputs={"flag": FLAG},
+        hydrators=[make("hydrator", broken, "price", writes=[PRICE])],
+        fallbacks=[make("hydrator", priced, "spare", writes=[PRICE])],
+        run={"price": RunPolicy(on_error="fallback:spare"), "spare": CLOSED},
+    )
+    (stage,) = [each for each in outcome.trace.as_upstream()["stages"] if each["name"] == "Hydrator"]
+    assert (stage["total"], stage["enabled"]) == (1, 1)
+    assert [each["name"] for each in stage["components"]] == ["price"]
 
 
 def check(trace: Trace, found: dict[str, Any]) -> None:

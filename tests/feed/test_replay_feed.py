@@ -14,7 +14,7 @@ from replays import differences, recorded
 from candidate_pipeline import App, Outcome, load
 from candidate_pipeline.cli import BUILTIN
 from candidate_pipeline.cli.commands import build_group
-from candidate_pipeline.errors import MisconfigurationError
+from candidate_pipeline.errors import MisconfigurationError, RequestError
 from candidate_pipeline.what_if.capture import Capture, Captures, capture_paths
 from candidate_pipeline.what_if.ranking import Ranking
 from candidate_pipeline.what_if.replay import Replayed, Replayer, replay
@@ -217,6 +217,7 @@ def test_command_sums_up_many_captures(folder: Path, tmp_path: Path, command: An
     assert status == 2
     assert "cannot be replayed" in said
     assert "3 requests" in said
+    assert "3 of 3 replays are the recorded rankings, to the last bit" in said
 
 
 def test_command_finds_a_swap(folder: Path, command: Any) -> None:
@@ -266,3 +267,12 @@ def test_run_captures_on_request(tmp_path: Path, command: Any) -> None:
     capture = Capture.read(told["capture"])
     assert capture.request_id == told["request_id"]
     assert [item["item_id"] for item in told["items"]] == capture.ranking.item_ids[: len(told["items"])].tolist()
+
+
+def test_run_says_that_nothing_was_recorded(tmp_path: Path, command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Expect the answer all the same, and an error where `--capture` names what is no folder."""
+    place = tmp_path / "file"
+    place.write_text("x")
+    with pytest.raises(RequestError, match="answered, but not recorded"):
+        command("run", "for_you", "--viewer", "42", "--capture", str(place), "--format", "json")
+    assert json.loads(capsys.readouterr().out)["capture"] is None
