@@ -133,9 +133,10 @@ class App:
         self._runner: asyncio.Runner | None = None
         self._drain = drain
         self._observers = tuple(observers)
-        self.captures = (
-            None if captures is None else CaptureWriter(captures, built.secrets, captured or CaptureCounts())
-        )
+        self.captures: CaptureWriter | None = None
+        if captures is not None:
+            name = "" if dataset is None else dataset.name
+            self.captures = CaptureWriter(captures, built.secrets, captured or CaptureCounts(), name)
         self._opening = asyncio.Lock()
         for name in only or ():
             self[name]

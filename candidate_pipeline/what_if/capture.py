@@ -162,6 +162,7 @@ class Capture:
         inputs: Its inputs, encoded, by the name of the query feature.
         uncaptured: Why inputs are not in the capture, by the name of the query feature.
         config_hash: The hash of what decided how it was ranked.
+        dataset: The name of the data set that it was served from; empty where there was none.
         plugins: The versions of the distributions that took part.
         recording: What its components answered.
         ranking: How it was ranked.
@@ -176,6 +177,7 @@ class Capture:
     inputs: Mapping[str, Any] = attrs.field(repr=False)
     uncaptured: Mapping[str, str] = attrs.field(repr=False)
     config_hash: str
+    dataset: str
     plugins: Mapping[str, str] = attrs.field(repr=False)
     recording: Recording = attrs.field(repr=False)
     ranking: Ranking = attrs.field(repr=False)
@@ -289,6 +291,7 @@ def capture_of(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) 
         inputs=_get(manifest, "inputs", dict),
         uncaptured=_texts(_get(manifest, "uncaptured", dict), "uncaptured"),
         config_hash=recording.config_hash,
+        dataset=_get(manifest, "dataset", str),
         plugins=_texts(_get(manifest, "plugins", dict), "plugins"),
         recording=recording,
         ranking=ranking,

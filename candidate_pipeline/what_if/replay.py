@@ -156,7 +156,7 @@ class Replayer:
         derived = _Derived(self, session, self.plan, self.capture.recording, dict(changes or {}))
         plan = derived.derive()
         await self.app.open_for(derived.running)
-        runtime = Runtime()
+        runtime = Runtime(secrets=self.app.runtime.secrets)
         try:
             outcome = await serve(runtime, plan, self.query)
         except RequestError as error:
@@ -174,8 +174,17 @@ class Replayer:
             **same,
             live=tuple(session.ran),
             reused=tuple(session.reused),
-            notes=tuple(session.notes),
+            notes=(*self._other_data(), *session.notes),
         )
+
+    def _other_data(self) -> tuple[str, ...]:
+        """A note where models and tables are those of another data set than the recorded request had."""
+        dataset = self.app.dataset
+        name = "" if dataset is None else dataset.name
+        if name == self.capture.dataset:
+            return ()
+        before, now = self.capture.dataset or "none", name or "none"
+        return (f"recorded over the data set {before!r}, ranked again over {now!r}: give the same --data",)
 
     def answered(self, component: RecordedComponent, node: Node) -> list[Answered]:
         """The recorded calls of a component, for a node that stands for it.

@@ -35,13 +35,16 @@ from candidate_pipeline.what_if.tables import encode_table, encode_updates, quer
 log = structlog.get_logger("candidate_pipeline.capture")
 
 
-def manifest_of(recorder: Recorder, outcome: Outcome, secrets: Secrets = NO_SECRETS) -> tuple[dict[str, Any], Arrays]:
+def manifest_of(
+    recorder: Recorder, outcome: Outcome, secrets: Secrets = NO_SECRETS, dataset: str = ""
+) -> tuple[dict[str, Any], Arrays]:
     """What was recorded of a request as the manifest and the arrays of a capture.
 
     Args:
         recorder: What was recorded.
         outcome: The answer.
         secrets: Texts that may stand nowhere in it.
+        dataset: The name of the data set that it was served from, if that has one.
 
     Raises:
         CaptureError: It is too large.
@@ -59,6 +62,7 @@ def manifest_of(recorder: Recorder, outcome: Outcome, secrets: Secrets = NO_SECR
         "seed": query.seed,
         "inputs": inputs,
         "uncaptured": left,
+        "dataset": secrets.hide(dataset),
         "plugins": dict(plan.plugins),
         "recording": writer.recording(recorder, outcome),
         "ranking": header,
@@ -226,11 +230,13 @@ class CaptureWriter:
         captures: Where to, and which.
         secrets: Texts that may stand in none.
         counts: What became of them; by default this one's alone.
+        dataset: The name of the data set that requests are served from.
     """
 
     captures: Captures
     secrets: Secrets = attrs.field(default=NO_SECRETS, repr=False)
     counts: CaptureCounts = attrs.field(factory=CaptureCounts)
+    dataset: str = ""
     _threads: ThreadPoolExecutor | None = None
     _pending: set[asyncio.Future[Any]] = attrs.field(factory=set)
 
@@ -294,7 +300,7 @@ class CaptureWriter:
     def save(self, recorder: Recorder, outcome: Outcome) -> Path | None:
         """Write a capture here and now; where, or `None` if it cannot be, which is logged and counted."""
         try:
-            manifest, arrays = manifest_of(recorder, outcome, self.secrets)
+            manifest, arrays = manifest_of(recorder, outcome, self.secrets, self.dataset)
             data = pack(manifest, arrays, self.captures.max_bytes)
             path = write_new(self.captures.folder, recorder.query.request_id, data)
         except (CandidatePipelineError, OSError) as error:

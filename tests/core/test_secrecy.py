@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
 import pytest
-import structlog
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -134,13 +132,8 @@ url = { env = "TOY_URL" }
 
 
 @pytest.fixture(autouse=True)
-def _url(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The secret in its variable, and logs of every level, whatever commands in other tests have set."""
+def _url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_URL", SECRET)
-    before = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**before)
 
 
 def app_of(*changes: tuple[str, str], observers: Any = ()) -> App:

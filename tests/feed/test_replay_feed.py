@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from replays import differences, recorded
@@ -276,3 +277,11 @@ def test_run_says_that_nothing_was_recorded(tmp_path: Path, command: Any, capsys
     with pytest.raises(RequestError, match="answered, but not recorded"):
         command("run", "for_you", "--viewer", "42", "--capture", str(place), "--format", "json")
     assert json.loads(capsys.readouterr().out)["capture"] is None
+
+
+def test_another_data_set_is_noted(world: App) -> None:
+    """A capture that was recorded over other data says so when it is ranked again, and what to give."""
+    _, capture = recordings(world, (42,))[42]
+    (again,) = replays(world, [attrs.evolve(capture, dataset="films")])
+    assert again.notes[0].startswith("recorded over the data set 'films', ranked again over 'a small social world")
+    assert again.notes[0].endswith("give the same --data")

@@ -36,7 +36,8 @@ async def recorded_query(app: App, name: str, query: Query) -> tuple[Outcome, Ca
     recorder = Recorder(plan, query)
     outcome = await serve(app.runtime, plan, query, recorder=recorder)
     await asyncio.sleep(0)
-    manifest, arrays = unpack_bytes(pack(*manifest_of(recorder, outcome)))
+    name = "" if app.dataset is None else app.dataset.name
+    manifest, arrays = unpack_bytes(pack(*manifest_of(recorder, outcome, dataset=name)))
     return outcome, capture_of(manifest, arrays)
 
 
