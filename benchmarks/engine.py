@@ -19,6 +19,7 @@ import os
 import platform
 import pstats
 import statistics
+import tempfile
 import time
 import timeit
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -28,6 +29,7 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import typer
 from engine_idle import AsyncIdle, filtering, idle, idle_filters, idle_forty, idle_hydrators, idle_scorers
+from engine_observers import watched
 from engine_ways import COLUMNS, COMPONENTS, World, by_hand, by_objects, forty
 from rich.console import Console
 from rich.table import Table
@@ -115,6 +117,17 @@ async def overhead(rows: int, counts: Sequence[int], repeats: int, clock: Callab
     return await pipelines(apps, repeats, clock)
 
 
+async def watching(rows: int, repeats: int, clock: Callable[[], int]) -> dict[str, list[float]]:
+    """Times of requests to the pipeline of 40 components by what watches it."""
+    with tempfile.TemporaryDirectory() as folder:
+        apps = watched(World.of(rows), Path(folder))
+        async with contextlib.AsyncExitStack() as opened:
+            for app in apps.values():
+                await opened.enter_async_context(app)
+            runs = {name: functools.partial(app["bench"].run, viewer=7) for name, app in apps.items()}
+            return await timed(runs, repeats, clock)
+
+
 def own_code(rows: int, repeats: int) -> dict[str, float]:
     """What the components that do nothing take by themselves, in CPU microseconds: they build their answer."""
     query, context, table = Query(), Context("bench"), Candidates.of(ITEM_ID(np.arange(rows)))
@@ -184,6 +197,7 @@ def show(
     settings: Mapping[str, Any],
     compared: Mapping[int, Mapping[str, list[float]]],
     costs: Sequence[tuple[str, float, str]],
+    seen: Mapping[str, list[float]],
 ) -> None:
     """Print the tables."""
     console.print(", ".join(f"{name} {value}" for name, value in settings.items()))
@@ -201,6 +215,15 @@ def show(
     table.add_column("goal below", justify="right")
     for name, cost, goal in costs:
         table.add_row(name, f"{cost:.1f}", goal)
+    console.print(table)
+    table = Table(title=f"A request of {COMPONENTS} components by what watches it")
+    table.add_column("observer")
+    table.add_column("us", justify="right")
+    table.add_column("times unwatched", justify="right")
+    plain = statistics.median(seen["nothing"])
+    for name, taken in seen.items():
+        cost = statistics.median(taken)
+        table.add_row(name, f"{cost:.0f}", f"{cost / plain:.2f}")
     console.print(table)
 
 
@@ -242,12 +265,14 @@ def main(
     compared = asyncio.run(compare(sizes, repeats, CLOCKS[clock]))
     times = asyncio.run(overhead(rows, counts, repeats, CLOCKS[clock]))
     costs = summary(times, counts, own_code(rows, repeats))
-    show(settings, compared, costs)
+    seen = asyncio.run(watching(rows, repeats, CLOCKS[clock]))
+    show(settings, compared, costs, seen)
     if json_file is not None:
         raw = {
             "configuration": settings,
             "requests_us": compared,
             "overhead_us": times,
+            "watched_us": seen,
             "costs_us": {name: cost for name, cost, _ in costs},
         }
         json_file.write_text(json.dumps(raw, indent=1), encoding="utf-8")

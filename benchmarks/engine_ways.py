@@ -14,8 +14,10 @@ from candidate_pipeline import (
     SCORE,
     App,
     Candidates,
+    Captures,
     Column,
     Context,
+    Observer,
     Patch,
     Query,
     QueryFeature,
@@ -257,8 +259,8 @@ class Endings:
         return patch(ENDING(self.world.ending[candidates[ITEM_ID]]))
 
 
-def forty(world: World) -> App:
-    """The pipeline of 40 components for the engine."""
+def forty(world: World, observers: Sequence[Observer] = (), captures: Captures | None = None) -> App:
+    """The pipeline of 40 components for the engine, and what watches it."""
     filters = [("muted", Keeper(NUMBER[0], lambda authors, query: ~np.isin(authors, query[MUTED]), (MUTED,)))]
     filters += [(f"number_{at}", Keeper(NUMBER[at], lambda numbers, _: numbers != 7)) for at in (1, 2)]
     filters += [(f"flag_{at}", Keeper(FLAG[at], lambda flags, _: ~flags)) for at in range(7)]
@@ -288,6 +290,8 @@ def forty(world: World) -> App:
         post_selection_filters=[("ending", Keeper(ENDING, lambda endings, _: endings != 7))],
         inputs={"viewer": VIEWER},
         result_size=RESULTS,
+        observers=observers,
+        captures=captures,
     )
 
 

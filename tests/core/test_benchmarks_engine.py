@@ -47,6 +47,15 @@ def test_the_quick_run_prints_its_tables(quick: tuple[str, dict[str, Any]]) -> N
     for cost in ("one more sync hydrator", "one more async hydrator", "a request of 40 components", "14 filters"):
         assert cost in printed
     assert "goal below" in printed
+    for observer in (
+        "times unwatched",
+        "nothing",
+        "log line",
+        "Prometheus",
+        "OpenTelemetry",
+        "capture of every request",
+    ):
+        assert observer in printed
 
 
 def test_the_figures_are_written(quick: tuple[str, dict[str, Any]]) -> None:
@@ -60,6 +69,7 @@ def test_the_figures_are_written(quick: tuple[str, dict[str, Any]]) -> None:
     }
     assert all(time > 0 for times in figures["overhead_us"].values() for time in times)
     assert len(figures["costs_us"]) == 11
+    assert {name: len(times) for name, times in figures["watched_us"].items()}["OpenTelemetry"] == 2
 
 
 def test_the_profile_names_functions() -> None:
