@@ -160,6 +160,7 @@ class _Phase:
         if self.error is not None:
             await self.stop()
             raise self.error
+        self.members.clear()  # calls know their phase: without this the rows would live until garbage is collected
         return self.answers
 
     async def stop(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toys import HEADS, NOW, STOCK, TITLE, states
+from toys import HEADS, NOW, STOCK, TITLE, best_first, later_rows, prices, rows, states
+from toys import PRICE as CENTS
 
 from candidate_pipeline import (
     ITEM_ID,
@@ -436,3 +438,33 @@ def test_retrieved(run: Any, make: Any) -> None:
     assert published[STOCK].tolist() == [1, 2, 2, 3]
     assert states(published, TITLE) == ["null"] * 4
     assert published.alive.all()
+
+
+def test_a_request_leaves_no_cycles(make: Any) -> None:
+    """What a request held is free when its outcome is: none of its rows waits for the garbage collector."""
+    app = compose(
+        "toy",
+        sources=[make("source", rows(1, 2), "now"), make("source", later_rows(3, after=0.1), "later")],
+        hydrators=[make("hydrator", prices(0.1), "prices", writes=[CENTS])],
+        filters=[make("filter", lambda q, c, ctx: c[ITEM_ID] != 1, "f")],
+        selector=make("selector", best_first, "top"),
+        run={"later": RunPolicy(timeout=dt.timedelta(seconds=1))},
+    )
+
+    async def main() -> list[str]:
+        async with app:
+            await app["toy"].run()
+            gc.collect()
+            gc.disable()
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            try:
+                await app["toy"].run()
+                await asyncio.sleep(0)
+                gc.collect()
+                return [type(each).__name__ for each in gc.garbage]
+            finally:
+                gc.set_debug(0)
+                gc.garbage.clear()
+                gc.enable()
+
+    assert not {"Candidates", "Cells", "Columns", "Outcome", "Query"} & set(run_in_virtual_time(main()))
