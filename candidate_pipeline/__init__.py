@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     )
     from candidate_pipeline.explain import Explanation
     from candidate_pipeline.explain_steps import Step, Terms
-    from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column, QueryFeature
+    from candidate_pipeline.keys import ITEM_ID, SCORE, TOPPED_UP, Column, ColumnFamily, QueryFeature
     from candidate_pipeline.merge import ITEM_TEXT_ID, text_ids
     from candidate_pipeline.observe import CallInfo, CallObserver, Observer, RequestInfo, RequestObserver
-    from candidate_pipeline.options import DataDir, Doc
+    from candidate_pipeline.options import ConfigFile, DataDir, Doc
     from candidate_pipeline.ordering import rank_order
     from candidate_pipeline.outcome import Outcome
     from candidate_pipeline.patches import Patch, QueryPatch, patch, query_patch
@@ -91,10 +91,10 @@ _HOME = {
     ),
     "explain": ("Explanation",),
     "explain_steps": ("Step", "Terms"),
-    "keys": ("ITEM_ID", "SCORE", "TOPPED_UP", "Column", "QueryFeature"),
+    "keys": ("ITEM_ID", "SCORE", "TOPPED_UP", "Column", "ColumnFamily", "QueryFeature"),
     "merge": ("ITEM_TEXT_ID", "text_ids"),
     "observe": ("CallInfo", "CallObserver", "Observer", "RequestInfo", "RequestObserver"),
-    "options": ("DataDir", "Doc"),
+    "options": ("ConfigFile", "DataDir", "Doc"),
     "ordering": ("rank_order",),
     "outcome": ("Outcome",),
     "patches": ("Patch", "QueryPatch", "patch", "query_patch"),
@@ -129,8 +129,10 @@ __all__ = [
     "CaptureError",
     "Captures",
     "Column",
+    "ColumnFamily",
     "Command",
     "ComponentTrace",
+    "ConfigFile",
     "Context",
     "ContractError",
     "DataDir",

@@ -21,6 +21,7 @@ from candidate_pipeline.explain_steps import (
     Step,
     Terms,
     account,
+    joined,
     place_in,
     score_at,
     step_terms,
@@ -313,10 +314,10 @@ def _terms(outcome: Outcome, table: Candidates, row: int, item_id: int, number: 
             scorers.add(step.by)
             found += step_terms(outcome, step, at)
     order = {node.name: node.index for node in outcome.plan.nodes}
-    others = []
+    others: list[tuple[Column[Any], Terms]] = []
     for column in table.columns:
         if column.terms_of is None or table.cells(column).states()[row] != VALID:
             continue
         if column.terms_of is not SCORE or int(table.cells(column).writers()[row]) not in scorers:
-            others.append(terms_at(column, table.cells(column), row, _writer(outcome, table, column, row)))
-    return found + sorted(others, key=lambda terms: order.get(terms.scorer, -1))
+            others.append((column, terms_at(column, table.cells(column), row, _writer(outcome, table, column, row))))
+    return found + joined(sorted(others, key=lambda pair: order.get(pair[1].scorer, -1)))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 import numpy as np
 
 from candidate_pipeline.cells import VALID, Cells
-from candidate_pipeline.keys import SCORE, Column
+from candidate_pipeline.keys import SCORE, Column, ColumnFamily
 
 if TYPE_CHECKING:
     from candidate_pipeline.candidates import Candidates
@@ -55,10 +55,10 @@ class Terms:
     """The parts of a score: addends, or factors.
 
     Args:
-        column: The column that holds them.
+        column: The column that holds them, or the family whose members do.
         scorer: Who wrote it.
         factor: Whether they multiply.
-        values: By label, or by the column's name for a single value.
+        values: By label; by the column's name for a single value, or the member's for that of a family's member.
     """
 
     column: str
@@ -106,7 +106,21 @@ def step_terms(outcome: Outcome, step: ScoreStep, row: int) -> list[Terms]:
     ]
     order = list(getattr(outcome.plan.nodes[step.by].component, "writes", ()))
     found.sort(key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
-    return [terms for _, terms in found]
+    return joined(found)
+
+
+def joined(found: Iterable[tuple[Column[Any], Terms]]) -> list[Terms]:
+    """Terms with those of members of one family, where they follow each other and each has one value, put together."""
+    terms: list[Terms] = []
+    last: tuple[ColumnFamily[Any] | None, str] = (None, "")
+    for column, part in found:
+        family = column.family if column.row_shape(column.labels) == () else None
+        if family is not None and last == (family, part.scorer):
+            terms[-1] = attrs.evolve(terms[-1], values={**terms[-1].values, **part.values})
+        else:
+            terms.append(part if family is None else attrs.evolve(part, column=family.name))
+        last = (family, part.scorer)
+    return terms
 
 
 def account(outcome: Outcome, table: Candidates, row: int, item_id: int, number: int | None) -> tuple[Step, ...]:

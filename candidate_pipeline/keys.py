@@ -8,6 +8,12 @@ the key's type, so a type checker follows the data from the component that write
 
     query[BUDGET]          # float
     candidates[AUTHOR_ID]  # NDArray[np.int64]
+
+Where the spec decides which columns there are, such as one for each group of people it names, they form a family::
+
+    UTILITY = ColumnFamily("shop.utility", np.float32, doc="What the item is worth to the {member}.")
+
+    candidates[UTILITY["buyer"]]  # NDArray[np.float32], the column shop.utility.buyer
 """
 
 from __future__ import annotations
@@ -21,7 +27,7 @@ import numpy as np
 from candidate_pipeline.patches import ColumnUpdate, FeatureUpdate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,6 +35,9 @@ T = TypeVar("T")
 S = TypeVar("S", bound=np.generic)
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+")
+_MEMBER = re.compile(r"[a-z][a-z0-9_]*")
+#: What a family's text says where a member's is to name the member.
+_HERE: Final = "{member}"
 
 
 class _Missing:
@@ -58,7 +67,7 @@ def _check_dtype(instance: Column[Any], _attribute: object, found: Any) -> None:
         raise TypeError(f"{instance.name}: wanted np.object_ for text, found {found.__name__}")
 
 
-def _key_repr(key: Key) -> str:
+def _key_repr(key: Key | ColumnFamily[Any]) -> str:
     return f"<{type(key).__name__} {key.name}>"
 
 
@@ -71,6 +80,7 @@ class QueryFeature(Generic[T]):
         type: The Python type of the value; a value of another type is refused.
         default: What a reader gets where the feature is absent or failed. Without one, reading an absent or
             failed feature raises.
+        optional: Whether a pipeline may leave it out although a component reads it, which then gets the default.
         doc: What the value means and where it comes from.
         unit: The unit, for quantities.
     """
@@ -78,10 +88,15 @@ class QueryFeature(Generic[T]):
     name: str = attrs.field(validator=_check_name)
     type: type[T] = attrs.field(validator=_check_type)
     default: T | _Missing = attrs.field(default=MISSING, kw_only=True)
+    optional: bool = attrs.field(default=False, kw_only=True)
     doc: str = attrs.field(default="", kw_only=True)
     unit: str = attrs.field(default="", kw_only=True)
 
     __repr__ = cast("Callable[[object], str]", _key_repr)
+
+    def __attrs_post_init__(self) -> None:
+        if self.optional and not self.has_default:
+            raise ValueError(f"{self.name}: a feature that may be left out needs a default")
 
     def __call__(self, value: T) -> FeatureUpdate:
         """Pair the feature with a value, for `query_patch`.
@@ -114,6 +129,7 @@ class Column(Generic[S]):
         factor: With `terms_of`: the cells multiply instead of adding up.
         doc: What a cell means and where it comes from.
         unit: The unit, for quantities.
+        family: The family whose member it is; a family sets it.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -125,6 +141,7 @@ class Column(Generic[S]):
     factor: bool = attrs.field(default=False, kw_only=True)
     doc: str = attrs.field(default="", kw_only=True)
     unit: str = attrs.field(default="", kw_only=True)
+    family: ColumnFamily[S] | None = attrs.field(default=None, kw_only=True, repr=False)
 
     __repr__ = cast("Callable[[object], str]", _key_repr)
 
@@ -171,6 +188,77 @@ class Column(Generic[S]):
         if self.dtype is np.object_:
             return cast("NDArray[S]", np.full(shape, None, dtype=np.object_))
         return np.zeros(shape, dtype=self.dtype)
+
+
+@attrs.frozen(eq=False, repr=False)
+class ColumnFamily(Generic[S]):
+    """Columns under one name, of which the spec decides the members.
+
+    `FAMILY["buyer"]` is the column `<name>.buyer`: the same object each time, in every thread.
+
+    Args:
+        name: Namespaced name, unique over all plugins, that members' names begin with: `"shop.utility"`.
+        dtype: As a column's, of every member; so are `labels`, `width`, `default`, `terms_of`, `factor` and `unit`.
+        doc: As a column's; `{member}` in it stands for the member.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    dtype: type[S] = attrs.field(validator=_check_dtype)
+    labels: tuple[str, ...] = attrs.field(default=(), kw_only=True)
+    width: int | None = attrs.field(default=None, kw_only=True)
+    default: Any = attrs.field(default=MISSING, kw_only=True)
+    terms_of: Column[Any] | None = attrs.field(default=None, kw_only=True)
+    factor: bool = attrs.field(default=False, kw_only=True)
+    doc: str = attrs.field(default="", kw_only=True)
+    unit: str = attrs.field(default="", kw_only=True)
+    _members: dict[str, Column[S]] = attrs.field(factory=dict, init=False, repr=False)
+
+    __repr__ = cast("Callable[[object], str]", _key_repr)
+
+    def __attrs_post_init__(self) -> None:
+        self._made("member")  # so that what is wrong with them all is said where the family is declared
+
+    def __getitem__(self, member: str) -> Column[S]:
+        """The column of a member.
+
+        Raises:
+            ValueError: It is no name for a member: those are lower-case letters, digits and underscores.
+        """
+        column = self._members.get(member)
+        if column is not None:
+            return column
+        problem = self.problem(member)
+        if problem:
+            raise ValueError(f"{self.name}: {problem}")
+        # One step, so that of two threads that both made the column one gets the other's.
+        return self._members.setdefault(member, self._made(member))
+
+    def _made(self, member: str) -> Column[S]:
+        return Column(
+            f"{self.name}.{member}",
+            self.dtype,
+            labels=self.labels,
+            width=self.width,
+            default=self.default,
+            terms_of=self.terms_of,
+            factor=self.factor,
+            doc=self.doc.replace(_HERE, member),
+            unit=self.unit,
+            family=self,
+        )
+
+    def problem(self, member: object) -> str:
+        """Why something is no name for a member; empty if it is one."""
+        if isinstance(member, str) and _MEMBER.fullmatch(member):
+            return ""
+        near = re.sub(r"[^a-z0-9]+", "_", member.strip().lower()).strip("_") if isinstance(member, str) else ""
+        hint = f"; {near!r:.80} is one" if _MEMBER.fullmatch(near) else ""
+        wanted = "a member's name is lower-case letters, digits and underscores, first a letter"
+        return f"{wanted}, found {member!r:.80}{hint}"
+
+    def members(self, columns: Iterable[Column[Any]]) -> dict[str, Column[S]]:
+        """Those of some columns that are of the family, by member, in their order: `FAMILY.members(table.columns)`."""
+        return {column.name[len(self.name) + 1 :]: column for column in columns if column.family is self}
 
 
 Key = QueryFeature[Any] | Column[Any]

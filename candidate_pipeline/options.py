@@ -4,9 +4,9 @@ A field says everything once: `max_age: Annotated[timedelta, Gt(timedelta(0)), D
 the type, the range, the text for help, and the default.
 
 Types: `bool`, `int`, `float` (an integer is accepted), `str`, `Literal`, `datetime` (with a zone), `timedelta`
-(written `"40ms"`, `"5s"`, `"2m"`, `"48h"`, `"7d"`), `Path`, `DataDir`, `tuple[T, ...]`, `tuple[T, U]`, `list[T]`,
-`Mapping[str, T]`, `T | None`, a nested attrs class (a table), and a resource class (the name of a `[resources.*]`
-entry).
+(written `"40ms"`, `"5s"`, `"2m"`, `"48h"`, `"7d"`), `Path`, `DataDir`, `ConfigFile`, `tuple[T, ...]`, `tuple[T, U]`,
+`list[T]`, `Mapping[str, T]`, `T | None`, a nested attrs class (a table), and a resource class (the name of a
+`[resources.*]` entry).
 """
 
 from __future__ import annotations
@@ -50,6 +50,16 @@ DataDir: TypeAlias = Annotated[Path, DataDirectory()]
 
 
 @attrs.frozen
+class FileContent:
+    """Marks an option that names a file whose content counts as what is set, because it is read when it is built."""
+
+
+#: The type of an option that names a file of settings: of components that read it when they are made. Also inside other
+#: types: `tuple[ConfigFile, ...]`.
+ConfigFile: TypeAlias = Annotated[Path, FileContent()]
+
+
+@attrs.frozen
 class Option:
     """One option of a component."""
 
@@ -61,6 +71,7 @@ class Option:
     unit: str = ""
     constraints: tuple[Any, ...] = ()
     data_dir: bool = False
+    config_file: bool = False
 
     @property
     def type_name(self) -> str:
@@ -160,8 +171,37 @@ def _read_options(cls: type) -> dict[str, Option]:
             unit=doc.unit,
             constraints=constraints,
             data_dir=any(isinstance(mark, DataDirectory) for mark in metadata),
+            config_file=any(isinstance(mark, FileContent) for mark in metadata) or _names_files(inner),
         )
     return found
+
+
+def _names_files(hint: Any) -> bool:
+    """Whether a type has files of settings in it: `tuple[ConfigFile, ...]`."""
+    inner, metadata = split(hint)
+    return any(isinstance(mark, FileContent) for mark in metadata) or any(map(_names_files, get_args(inner)))
+
+
+def files_of(cls: type, name: str, value: Any) -> tuple[Path, ...]:
+    """The files of settings that the value of an option names."""
+    if not isinstance(value, Path | tuple | list | Mapping):
+        return ()
+    try:
+        option = options_of(cls).get(name)
+    except Exception:  # made by hand: it may have no annotations, or any
+        return ()
+    return tuple(files_in(value)) if option is not None and option.config_file else ()
+
+
+def files_in(value: Any) -> Iterator[Path]:
+    """The paths in an option's value."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from files_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from files_in(item)
 
 
 def type_name(hint: Any) -> str:

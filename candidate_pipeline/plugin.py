@@ -71,7 +71,8 @@ class Plugin:
     Args:
         namespace: The prefix of its names in TOML: `shop` for `shop.margin`.
         components: By kind, then by name: `"module:Class"` (or, for tests and scripts, the class itself).
-        keys: The module whose module-level `QueryFeature` and `Column` constants are public, or the keys themselves.
+        keys: The module whose module-level `QueryFeature`, `Column` and `ColumnFamily` constants are public, or the
+            keys themselves.
         commands: By the one or two words that call them: `{"shop import": Command(...)}`.
     """
 

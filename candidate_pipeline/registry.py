@@ -19,7 +19,7 @@ from candidate_pipeline.plugin import BUILTIN_COMMANDS, GROUP, Command, HookSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from candidate_pipeline.keys import Key
+    from candidate_pipeline.keys import ColumnFamily, Key
 
 
 @attrs.frozen
@@ -89,7 +89,7 @@ class Registry:
         self._commands: dict[str, Command] = {}
         self._command_owners = dict.fromkeys(sorted(BUILTIN_COMMANDS), "candidate-pipeline")
         self._key_sources: list[tuple[Plugin, str, str]] = []
-        self._keys: dict[str, Key] | None = None
+        self._keys: _Keys | None = None
         self._namespaces: dict[str, str] = {"core": "candidate-pipeline"}
         for plugin in plugins:
             self.add(plugin)
@@ -153,21 +153,59 @@ class Registry:
         return next((broken for broken in self.broken if broken.entry_point == namespace), None)
 
     def keys(self) -> dict[str, Key]:
-        """Every key by name.
+        """Every key by name, but for members of families.
 
         A module of keys that does not import, and a second key of a name, add a record to `broken` and are left out.
         """
+        return self._collected().keys
+
+    def families(self) -> dict[str, ColumnFamily[Any]]:
+        """Every family of columns by name; what is broken is told as for `keys`."""
+        return self._collected().families
+
+    def key(self, name: str) -> Key | None:
+        """The key of a name, which may be that of a family's member; `None` if there is none."""
+        found = self.keys().get(name)
+        space, _, member = name.rpartition(".")
+        family = self.families().get(space)
+        if found is not None or family is None or family.problem(member):
+            return found
+        return family[member]
+
+    def _collected(self) -> _Keys:
         if self._keys is None:
             self._keys, broken = _collect_keys(self._key_sources)
             self.broken += [record for record in broken if record not in self.broken]
         return self._keys
 
 
-def _collect_keys(sources: Sequence[tuple[Plugin, str, str]]) -> tuple[dict[str, Key], list[BrokenPlugin]]:
+@attrs.frozen
+class _Keys:
+    """Keys and families by name."""
+
+    keys: dict[str, Key]
+    families: dict[str, ColumnFamily[Any]]
+
+    def clash(self, name: str, key: Any) -> str:
+        """Why a key or family cannot be beside those that are there already; empty if it can."""
+        taken = self.keys.get(name, self.families.get(name))
+        if taken is not None and taken is not key:
+            return f"a second key is named {name!r}; rename one of them"
+        space, _, member = name.rpartition(".")
+        if space in self.families and self.families[space][member] is not key:
+            return f"{name!r} is named like a member of the family {space!r}; rename one of them"
+        for other, known in {**self.keys, **self.families}.items() if hasattr(key, "members") else ():
+            space, _, member = other.rpartition(".")
+            if space == name and key[member] is not known:
+                return f"{other!r} is named like a member of the family {name!r}; rename one of them"
+        return ""
+
+
+def _collect_keys(sources: Sequence[tuple[Plugin, str, str]]) -> tuple[_Keys, list[BrokenPlugin]]:
     from candidate_pipeline import keys as core
     from candidate_pipeline.merge import ITEM_TEXT_ID
 
-    found: dict[str, Key] = {key.name: key for key in (core.ITEM_ID, core.SCORE, ITEM_TEXT_ID)}
+    found = _Keys({key.name: key for key in (core.ITEM_ID, core.SCORE, ITEM_TEXT_ID)}, {})
     broken = []
     for plugin, distribution, version in sources:
         given: Iterable[Any] = () if isinstance(plugin.keys, str) else plugin.keys
@@ -177,9 +215,15 @@ def _collect_keys(sources: Sequence[tuple[Plugin, str, str]]) -> tuple[dict[str,
             except MisconfigurationError as error:
                 broken.append(BrokenPlugin(plugin.namespace, distribution, version, str(error)))
         for key in given:
-            if isinstance(key, core.QueryFeature | core.Column) and found.setdefault(key.name, key) is not key:
-                cause = f"a second key is named {key.name!r}; rename one of them"
+            if not isinstance(key, core.QueryFeature | core.Column | core.ColumnFamily):
+                continue
+            cause = found.clash(key.name, key)
+            if cause:
                 broken.append(BrokenPlugin(plugin.namespace, distribution, version, cause))
+            elif isinstance(key, core.ColumnFamily):
+                found.families[key.name] = key
+            else:
+                found.keys[key.name] = key
     return found, broken
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import attrs
 
 from candidate_pipeline.keys import Column, QueryFeature
+from candidate_pipeline.options import files_of
 from candidate_pipeline.spec.convert import ResourceName
+from candidate_pipeline.spec.document import digest_of
 from candidate_pipeline.spec.model import ComponentSpec, NestedOptions, PipelineSpec
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ def key_of_component(spec: ComponentSpec, instances: Mapping[str, Any], inner: P
     for field in attrs.fields(spec.cls):
         if field.init and field.alias is not None and field.alias not in given:
             given[field.alias] = _frozen(_default(field.default), instances)
+    given["(files)"] = _contents(spec.cls, spec.options)
     return (spec.ref.name, Same(spec.cls), frozenset(given.items()))
 
 
@@ -147,13 +150,18 @@ def _frozen(value: Any, instances: Mapping[str, Any]) -> Hashable:
         return (type(value), tuple(_frozen(item, instances) for item in value))
     cls = type(value)
     if attrs.has(cls):
-        fields = [field.name for field in attrs.fields(cls) if field.init]
-        return (Same(cls), tuple(_frozen(getattr(value, name), instances) for name in fields))
+        fields = {field.alias: getattr(value, field.name) for field in attrs.fields(cls) if field.init}
+        return (Same(cls), tuple(_frozen(item, instances) for item in fields.values()), _contents(cls, fields))
     try:
         hash(value)
     except TypeError:
         return Same(value)
     return (cls, value)
+
+
+def _contents(cls: type, values: Mapping[Any, Any]) -> Hashable:
+    """What the files of settings hold that options name."""
+    return tuple(digest_of(path) for name, value in values.items() for path in files_of(cls, name, value))
 
 
 def _default(default: Any) -> Any:

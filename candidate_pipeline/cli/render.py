@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,30 +10,46 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from candidate_pipeline.cli.inputs import parse_table
 from candidate_pipeline.cli.pictures_explain import draw_explanation
 from candidate_pipeline.cli.pictures_run import print_funnel, print_waterfall
 from candidate_pipeline.components import ReportValue
 from candidate_pipeline.engine.shown import shown_rows
 from candidate_pipeline.explain import Explanation
+from candidate_pipeline.keys import Column
 from candidate_pipeline.outcome import Outcome
 
 #: How many labels of a labelled column a table shows.
 TOP_LABELS = 3
 
 
+def _given(value: object) -> str:
+    """An input as the command line takes it."""
+    if not isinstance(value, dict):
+        return str(value)
+    text = ",".join(f"{name}={part}" for name, part in value.items())
+    try:
+        plain = parse_table(text) == value
+    except ValueError:
+        plain = False
+    return text if plain else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
     """Print the ranked rows, then the pictures: the funnel of candidates and the waterfall of component times."""
     rows = shown_rows(outcome)
     query = outcome.query
-    inputs = ", ".join(f"{name} {query[key]}" for name, key in outcome.plan.inputs.items() if key in query)
-    table = Table(title=f"{outcome.plan.name}: {inputs} at {query.now:%Y-%m-%d %H:%M %Z}", title_justify="left")
+    inputs = ", ".join(f"{name} {_given(query[key])}" for name, key in outcome.plan.inputs.items() if key in query)
+    title = f"{outcome.plan.name}: {inputs} at {query.now:%Y-%m-%d %H:%M %Z}"
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("item", justify="right", no_wrap=True)
-    table.add_column(", ".join(_heading(column.name) for column in outcome.plan.show) or "row", overflow="fold")
+    headings = {column.name: _heading(column) for column in outcome.plan.show}
+    table.add_column(", ".join(headings.values()) or "row", overflow="fold")
     table.add_column("sources", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     for row in rows[:limit]:
-        shown = _shown(row["columns"])
+        shown = _shown(row["columns"], headings)
         sources, score = ", ".join(row["sources"]), cell_text(row["score"])
         table.add_row(str(row["rank"]), str(row["item_id"]), shown, sources, score, end_section=True)
     console.print(table)
@@ -44,15 +61,17 @@ def print_outcome(console: Console, outcome: Outcome, limit: int) -> None:
     print_waterfall(console, outcome)
 
 
-def _heading(name: str) -> str:
-    return name.rpartition(".")[2].replace("_", " ")
+def _heading(column: Column[Any]) -> str:
+    """The last word of a column's name; of a family's member that of the family too."""
+    parts = column.name.split(".")[-1 if column.family is None else -2 :]
+    return " ".join(parts).replace("_", " ")
 
 
-def _shown(columns: dict[str, Any]) -> str:
+def _shown(columns: Mapping[str, Any], headings: Mapping[str, str]) -> str:
     """The first shown column on a line of its own, the others below it."""
     first, *others = [(name, cell_text(value)) for name, value in columns.items()] or [("", "")]
     rest = " · ".join(
-        f"{_heading(name)}: {text}" if text in {"-", "yes", "no", "failed"} else text for name, text in others
+        f"{headings[name]}: {text}" if text in {"-", "yes", "no", "failed"} else text for name, text in others
     )
     return f"{first[1]}\n[dim]{rest}[/dim]" if rest else first[1]
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from candidate_pipeline.app import Pipeline, load
+from candidate_pipeline.app import load
+from candidate_pipeline.cli.inputs import parse_inputs
 from candidate_pipeline.cli.render import print_explanation, print_outcome, print_reports
 from candidate_pipeline.cli.setup import console, print_json, quiet_logs
 from candidate_pipeline.components import ReportValue
 from candidate_pipeline.errors import RequestError
 from candidate_pipeline.explain import Explanation
-from candidate_pipeline.keys import QueryFeature
 from candidate_pipeline.outcome import Outcome
-from candidate_pipeline.spec.problems import nearest
 from candidate_pipeline.what_if.capture import Captures
 
 
@@ -61,7 +60,8 @@ def run(
 ) -> None:
     """Run a pipeline and print its ranked rows, what each component did and what resources say about themselves.
 
-    The pipeline's inputs are options too: `candidate-pipeline run for_you --viewer 42`.
+    The pipeline's inputs are options too: `candidate-pipeline run for_you --viewer 42`. One that is a table is
+    written `--mix user=0.5,society=0.5`, or as JSON.
     """
     quiet_logs()
     with _loading(output, f"loading {pipeline}"):
@@ -149,41 +149,3 @@ def _clock(text: str | None) -> dt.datetime | None:
     except ValueError:
         raise RequestError(f"--now: wanted a time such as 2026-05-01T12:00:00Z, found {text!r}") from None
     return clock if clock.tzinfo is not None else clock.replace(tzinfo=dt.UTC)
-
-
-def parse_inputs(args: list[str], pipeline: Pipeline) -> dict[str, Any]:
-    """The pipeline's inputs from `--name value` or `--name=value` arguments.
-
-    Raises:
-        RequestError: An argument is no input of the pipeline, or its value is not of the input's type.
-    """
-    inputs: dict[str, Any] = {}
-    rest: Iterator[str] = iter(args)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        key = name.removeprefix("--").replace("-", "_")
-        feature = pipeline.plan.inputs.get(key)
-        if not name.startswith("--") or feature is None:
-            known = [f"--{other}" for other in pipeline.plan.inputs]
-            hint = nearest(argument, known) or f"it takes {', '.join(known) or 'no inputs'}"
-            raise RequestError(f"pipeline {pipeline.plan.name!r} has no option {argument!r}: {hint}")
-        if not equals:
-            try:
-                value = next(rest)
-            except StopIteration:
-                raise RequestError(f"{name} needs a value") from None
-        inputs[key] = _parsed(name, value, feature)
-    return inputs
-
-
-def _parsed(name: str, text: str, feature: QueryFeature[Any]) -> Any:
-    if feature.type is str:
-        return text
-    if feature.type is bool and text in {"true", "false"}:
-        return text == "true"
-    if feature.type in {int, float}:
-        try:
-            return feature.type(text)
-        except ValueError:
-            pass
-    raise RequestError(f"{name}: wanted {feature.type.__name__}, found {text!r} ({feature.doc})")

@@ -109,6 +109,8 @@ class Phases:
         later = producers.get(key)
         if self.partial and (later is None or later == stage):
             return True
+        if later is None and isinstance(key, QueryFeature) and key.optional:
+            return True
         if later == stage and own:
             message = f"{node.name} reads the {what} {key.name}, which only it writes"
             self.report("E300", message, self.places[node.index], "add a component that writes it before")

@@ -93,7 +93,9 @@ class Compiler:
         by_stage, available = ordered
         for at, column in enumerate(self.show):
             if column not in available:
-                self.report("E300", f"show: nobody writes the column {column.name}", (*self.path, "show", at), "")
+                written = [key for key in available if isinstance(key, Column) and key.family is not None]
+                hint = nearest(column.name, [key.name for key in written if key.family is column.family])
+                self.report("E300", f"show: nobody writes the column {column.name}", (*self.path, "show", at), hint)
                 sound = False
         top_up = None if self.top_up is None else self._top_up_node(self.top_up, available, stages)
         deadline = self.options.deadline

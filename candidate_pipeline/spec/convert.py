@@ -12,6 +12,7 @@ import attrs
 
 from candidate_pipeline.options import (
     Option,
+    files_in,
     is_list,
     is_resource_type,
     is_table,
@@ -99,6 +100,8 @@ class Converter:
             converted = self.option(value, option, (*path, name))
             if not isinstance(converted, _Bad):
                 values[name] = converted
+                if option.config_file:
+                    self.document.files += tuple(files_in(converted))
         for name, option in options.items():
             if name in given:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime as dt
+import hashlib
 import json
 import re
 import tomllib
@@ -53,7 +54,8 @@ class Document:
 
     Attributes:
         data: The values; those of overrides, and of bases once `extends` is resolved, included.
-        files: The files that the values come from, the spec's own first; none for a text in memory.
+        files: The files that the values come from, the spec's own first, and those that components read as settings
+            once they are converted; none of its own for a text in memory.
         bases: By pipeline, the pipeline that it extends.
         incomplete: Whether a base file could not be read, so that what is missing may be there.
         lacking: The base file that could not be read.
@@ -243,6 +245,17 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except (OSError, ValueError):
         return False
+
+
+def digest_of(path: Path) -> str | None:
+    """A hash of a file's content; `None` where it cannot be read, and of what is no plain file, such as a pipe."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def describe(value: Any) -> str:

@@ -5,8 +5,8 @@ by a data directory's `[set]`, in whatever order, a default written out or left 
 ranks does not count: comments, `doc`, `show`, and tables that it does not use.
 
 Two kinds of values are left out on purpose. Where data lies differs from machine to machine, so of an option that takes
-the data directory only its name counts, and of any other path the text that was written. And what an environment
-variable holds may be a secret, so `{ env = "NAME" }` counts as it is written.
+the data directory only its name counts, of a file of settings its content, and of any other path the text that was
+written. And what an environment variable holds may be a secret, so `{ env = "NAME" }` counts as it is written.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence, Set
 from importlib import metadata
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import attrs
 import numpy as np
 
 from candidate_pipeline.keys import Column, QueryFeature
-from candidate_pipeline.options import options_of
+from candidate_pipeline.options import files_of, options_of
 from candidate_pipeline.spec.convert import ResourceName
-from candidate_pipeline.spec.document import Document
+from candidate_pipeline.spec.document import Document, digest_of
 from candidate_pipeline.spec.environment import is_placeholder
 from candidate_pipeline.spec.model import ComponentSpec
 from candidate_pipeline.spec.positions import TomlPath
@@ -131,8 +131,11 @@ class Canon:
                 continue
             name = field.alias
             value = given[name] if name in given else _default(field.default)
+            contents = {path: digest_of(path) for path in files_of(cls, name, value)}
             if isinstance(value, PurePath) and _is_data(cls, name):
                 found[name] = ["@data"]
+            elif contents and None not in contents.values():
+                found[name] = ["@files", self.of(_replaced(value, contents))]
             else:
                 found[name] = self.of(value, (*path, name), depth)
         return found
@@ -186,6 +189,15 @@ def _resources_in(values: Sequence[Any]) -> list[str]:
         elif isinstance(value, dict):
             found += _resources_in(list(value.values()))
     return found
+
+
+def _replaced(value: Any, contents: Mapping[Path, str | None]) -> Any:
+    """An option's value with what files hold in place of their paths."""
+    if isinstance(value, Path):
+        return contents[value]
+    if isinstance(value, Mapping):
+        return {name: _replaced(item, contents) for name, item in value.items()}
+    return [_replaced(item, contents) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _is_data(cls: type, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -270,19 +271,33 @@ class _Loader:
         return sound
 
     def _key(self, name: str, path: TomlPath, wanted: type[QueryFeature[Any]] | type[Column[Any]]) -> Key | None:
-        keys = self.registry.keys()
-        key = keys.get(name)
+        key = self.registry.key(name)
         what = "query feature" if wanted is QueryFeature else "column"
         if isinstance(key, wanted):
             return key
         broken = self.registry.broken_for(name)
+        family = self.registry.families().get(name)
         if key is not None:
             other = "column" if wanted is QueryFeature else "query feature"
             self._report("E205", f"{name!r} is a {other}, wanted a {what}", path)
+        elif family is not None:
+            hint = f"name one of them: '{name}.<name>'" if wanted is Column else ""
+            self._report("E205", f"{name!r} is a family of columns, wanted a {what}", path, hint=hint)
         elif broken is not None:
             cause = f"{broken.distribution} {broken.version} could not be loaded: {broken.cause}"
             self._report("E201", f"no {what} named {name!r}", path, hint=cause)
         else:
-            hint = nearest(name, (other.name for other in keys.values() if isinstance(other, wanted)))
-            self._report("E205", f"no {what} named {name!r}", path, hint=hint)
+            self._report("E205", f"no {what} named {name!r}", path, hint=self._near(name, wanted))
         return None
+
+    def _near(self, name: str, wanted: type[QueryFeature[Any]] | type[Column[Any]]) -> str:
+        """What a key of an unknown name may have been meant to be."""
+        space, _, member = name.rpartition(".")
+        families = self.registry.families() if wanted is Column and space else {}
+        if space in families:
+            return families[space].problem(member)
+        alike = [known for known in families if known.rpartition(".")[2] == space.rpartition(".")[2]]
+        for known in (*difflib.get_close_matches(space, families, 1, cutoff=0.75), *alike):
+            if not families[known].problem(member):
+                return f"did you mean '{known}.{member}'?"
+        return nearest(name, (key.name for key in self.registry.keys().values() if isinstance(key, wanted)))

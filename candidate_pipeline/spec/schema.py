@@ -10,6 +10,7 @@ before it is read, and whether settings fit each other remain the business of `c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -81,6 +82,7 @@ class _Writer:
         keys = registry.keys().values()
         self.features = {key.name: key for key in keys if isinstance(key, QueryFeature)}
         self.columns = {key.name: key for key in keys if isinstance(key, Column)}
+        self.families = registry.families()
         self.options: dict[Kind, dict[str, dict[str, Option]]] = {kind: {} for kind in KINDS}
         self.about: dict[tuple[Kind, str], str] = {}
         for ref in [nested_ref(), *registry.components()]:
@@ -206,7 +208,7 @@ class _Writer:
         properties["show"] = {
             "type": "array",
             "description": described["show"],
-            "items": {"anyOf": [*from_environment({"enum": list(self.columns)})["anyOf"], *_OF_BASE]},
+            "items": {"anyOf": [*self._shown(), *_OF_BASE]},
         }
         properties["stages"] = {
             "type": "object",
@@ -215,6 +217,20 @@ class _Writer:
             "additionalProperties": False,
         }
         return {"title": "pipeline", "type": "object", "properties": properties, "additionalProperties": False}
+
+    def _shown(self) -> list[Schema]:
+        """What a column that is to be shown may be: a known one, or a member of a family."""
+        members: list[Schema] = [
+            {
+                "type": "string",
+                "pattern": f"^{re.escape(name)}\\.[a-z][a-z0-9_]*$",
+                "description": family.doc,
+            }
+            for name, family in self.families.items()
+        ]
+        listed: Schema = {"enum": list(self.columns)}
+        *_, variable = from_environment({"anyOf": [listed, *members]} if members else listed)["anyOf"]
+        return [listed, *members, variable]
 
     def _budget(self) -> Schema:
         table = table_schema(StageOptions)

@@ -174,7 +174,7 @@ class Replayer:
             **same,
             live=tuple(session.ran),
             reused=tuple(session.reused),
-            notes=(*self._other_data(), *session.notes),
+            notes=(*self._other_data(), *self._left_out(), *session.notes),
         )
 
     def _other_data(self) -> tuple[str, ...]:
@@ -185,6 +185,12 @@ class Replayer:
             return ()
         before, now = self.capture.dataset or "none", name or "none"
         return (f"recorded over the data set {before!r}, ranked again over {now!r}: give the same --data",)
+
+    def _left_out(self) -> tuple[str, ...]:
+        """A note where the recorded request had an input that the pipeline knows nothing of."""
+        known = {feature.name for feature in self.query.features}
+        names = ", ".join(name for name in self.capture.inputs if name not in known)
+        return (f"inputs of the recorded request that {self.plan.name!r} does not take: {names}",) if names else ()
 
     def answered(self, component: RecordedComponent, node: Node) -> list[Answered]:
         """The recorded calls of a component, for a node that stands for it.

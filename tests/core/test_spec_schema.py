@@ -79,7 +79,9 @@ def whole_specs() -> dict[str, str]:
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         blocks = re.findall(r"^```toml\n(.*?)^```$", path.read_text(encoding="utf-8"), re.M | re.S)
         found |= {
-            f"{path.name} {at}": block for at, block in enumerate(blocks) if re.search("^schema = 1", block, re.M)
+            f"{path.name} {at}": block
+            for at, block in enumerate(blocks)
+            if re.search("^schema = 1", block, re.M) and re.search(r"^extends = |^\[pipelines\.", block, re.M)
         }
     for code in CODES:
         text = (ROOT / "candidate_pipeline" / "codes" / f"{code}.md").read_text(encoding="utf-8")

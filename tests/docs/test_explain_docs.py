@@ -46,6 +46,14 @@ def test_the_terms_of_the_example_explain_the_score() -> None:
     ]
 
 
+def test_the_family_of_the_example_has_members() -> None:
+    """A member is one column, named after the family, and a term of the score."""
+    found = ran("family")
+    buyer = found["PART"]["buyer"]
+    assert found["written_for"](["buyer"]) == (SCORE, buyer)
+    assert (buyer.name, buyer.terms_of, buyer.doc) == ("shop.part.buyer", SCORE, "What buyer adds to the score.")
+
+
 def test_every_field_of_an_explanation_is_documented() -> None:
     """The tables name every field of an explanation and of a step, but for what `steps()` gives and the item itself."""
     fields = {field.name for field in attrs.fields(Explanation)} - {"account", "item_id", "pipeline"}

@@ -7,7 +7,18 @@ from typing import Any, assert_type
 import numpy as np
 from numpy.typing import NDArray
 
-from candidate_pipeline import ITEM_ID, SCORE, Candidates, Column, Outcome, Pipeline, Query, QueryFeature, compose
+from candidate_pipeline import (
+    ITEM_ID,
+    SCORE,
+    Candidates,
+    Column,
+    ColumnFamily,
+    Outcome,
+    Pipeline,
+    Query,
+    QueryFeature,
+    compose,
+)
 from candidate_pipeline.patches import ColumnUpdate, FeatureUpdate
 
 BUDGET = QueryFeature("typed.budget", float)
@@ -15,6 +26,7 @@ NAME = QueryFeature("typed.name", str, default="nobody")
 PRICE = Column("typed.price", np.float32)
 IN_STOCK = Column("typed.in_stock", np.bool_)
 ODDS = Column("typed.odds", np.float64, labels=("buy", "look"))
+GAIN = ColumnFamily("typed.gain", np.float32)
 
 
 def check(query: Query, candidates: Candidates) -> None:
@@ -27,6 +39,7 @@ def check(query: Query, candidates: Candidates) -> None:
     assert_type(candidates[ITEM_ID], NDArray[np.int64])
     assert_type(candidates[SCORE], NDArray[np.float32])
     assert_type(candidates.label(ODDS, "buy"), NDArray[np.float64])
+    assert_type(candidates[GAIN["buyer"]], NDArray[np.float32])
     assert_type(candidates.valid(PRICE), NDArray[np.bool_])
     assert_type(candidates.take([0]), Candidates)
     assert_type(BUDGET(1.0), FeatureUpdate)

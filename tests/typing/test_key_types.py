@@ -24,6 +24,7 @@ def test_typed_examples_run() -> None:
         module.PRICE([1.0]),
         module.IN_STOCK([True]),
         module.ODDS([[0.5, 0.5]]),
+        module.GAIN["buyer"]([1.0]),
         module.SCORE([1.0]),
     )
     assert candidates[module.ODDS].dtype == np.float64
