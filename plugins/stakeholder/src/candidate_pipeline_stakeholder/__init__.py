@@ -1,0 +1,1 @@
+"""Learns what stakeholders prefer from pairs, scores a feed by a declared mix of them, and audits the result."""
