@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -43,6 +44,7 @@ NAMES: Final = (
     "research_movielens",
 )
 """The experiments, in the order of the claims."""
+VERDICTS: Final = ("holds", "holds in part", "does not hold", "artefact", "not run")
 
 
 def main(
@@ -125,6 +127,7 @@ def _read(found: dict[str, Any]) -> Result:
 
 def markdown(results: list[Result], about: dict[str, str]) -> str:
     """The page of results."""
+    rows = [row for result in results for row in result.rows]
     lines = [
         "# What holds",
         "",
@@ -135,10 +138,11 @@ def markdown(results: list[Result], about: dict[str, str]) -> str:
         "",
         ", ".join(f"{key} {value}" for key, value in about.items()) + ".",
         "",
+        _verdicts(rows),
+        "",
         "| | claim | theirs | ours | control | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    rows = [row for result in results for row in result.rows]
     lines += [
         _line((number, row.claim, row.theirs, row.ours, row.control, f"**{row.verdict}**"))
         for number, row in enumerate(rows, start=1)
@@ -156,6 +160,16 @@ def markdown(results: list[Result], about: dict[str, str]) -> str:
         while lines[-1] == "":
             lines.pop()
     return "\n".join(lines) + "\n"
+
+
+def _verdicts(rows: list[Row]) -> str:
+    """How many lines have which verdict, in words."""
+    counts = Counter(row.verdict for row in rows)
+    return (
+        f"Verdicts of {len(rows)} lines: "
+        + ", ".join(f"{name} {counts[name]}" for name in VERDICTS if counts[name])
+        + "."
+    )
 
 
 def _line(cells: Any) -> str:

@@ -206,7 +206,8 @@ def experiment(settings: Settings, track: Track) -> Result:
             f"their six base pairs {method_a}",
             f"raw cosine at fixed norm {agreement(adam_way.change, predictors['raw cosine'])}",
             "holds in part",
-            "a pair and its mirror image share one cosine: half as many independent cases; see the third line",
+            "a pair and its mirror image share one cosine: half as many independent cases; whether it is the data that "
+            "move them is asked below",
         ),
         Row(
             *CLAIMS[1],
